@@ -1,0 +1,1 @@
+"""Plain functions over numpy, scipy and ase. Never imports AiiDA, torch or MACE."""

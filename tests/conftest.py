@@ -1,0 +1,76 @@
+"""Shared fixtures: one AiiDA profile for the session, on SQLite with AiiDA's own ZeroMQ broker (no services)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ['aiida.tools.pytest_fixtures']
+
+PSEUDO_DIR = Path('/usr/share/espresso/pseudo')
+
+
+def _require(present: bool, what: str, mend: str) -> None:
+    """Skip where a code is missing on a laptop; fail where the codes are required (CI)."""
+    if present:
+        return
+    message = f'{what} is missing; {mend}'
+    if os.environ.get('MLIPAL_REQUIRE_CODES'):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def aiida_profile(aiida_config, aiida_profile_factory) -> Iterator[object]:
+    """Provide a temporary profile with a broker, so that a real daemon can run."""
+    with aiida_profile_factory(aiida_config, broker_backend='core.zeromq') as profile:
+        aiida_config.set_option('runner.poll.interval', 1, scope=profile.name)
+        aiida_config.set_option('warnings.development_version', False, scope=profile.name)
+        yield profile
+
+
+@pytest.fixture(scope='session')
+def pw_executable() -> str:
+    """Return the path of a real pw.x."""
+    path = shutil.which('pw.x')
+    _require(path is not None, 'pw.x', 'run `apt install quantum-espresso quantum-espresso-data`.')
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope='session')
+def pseudo_dir() -> Path:
+    """Return the folder of UPF files that comes with Debian's Quantum ESPRESSO."""
+    _require(PSEUDO_DIR.is_dir(), str(PSEUDO_DIR), 'run `apt install quantum-espresso-data`.')
+    return PSEUDO_DIR
+
+
+@pytest.fixture(scope='session')
+def compute_python() -> str:
+    """Return a Python interpreter that has MACE and TorchSim: the one that runs the tests."""
+    import importlib.util
+    import sys
+
+    missing = [name for name in ('mace', 'torch_sim') if importlib.util.find_spec(name) is None]
+    _require(not missing, f'Python package {missing}', "run `pip install 'aiida-mlipal[mace]'`.")
+    return sys.executable
+
+
+@pytest.fixture
+def python_code(aiida_localhost, compute_python):
+    """Return an InstalledCode for the compute environment's Python on a local computer."""
+    from aiida.orm import InstalledCode, load_code
+    from aiida.common.exceptions import NotExistent
+
+    try:
+        return load_code(f'python@{aiida_localhost.label}')
+    except NotExistent:
+        code = InstalledCode(
+            label='python', computer=aiida_localhost, filepath_executable=compute_python, with_mpi=False,
+            default_calc_job_plugin='mlipal.mace.train',
+        )
+        return code.store()
