@@ -1,0 +1,100 @@
+"""The record of one selection: for every frame of the pool its scores, class, rank and reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ('CLASSES', 'Decision')
+
+#: In the order in which they are tried; every row of a pool gets exactly one.
+CLASSES: Final = (
+    'stream',  # the random stream: calibration and test frames, labelled whatever the model thinks of them
+    'known',  # labelled before, or the same frame twice in the pool
+    'unphysical',
+    'accurate',  # below the trust window
+    'failed',  # above it
+    'duplicate',  # of the training set, of the random stream or of another candidate
+    'candidate',  # worth a label, not picked
+    'selected',
+)
+
+_DTYPES: Final = {
+    'frame_id': 'str',
+    'uncertainty': '<f8',
+    'calibrated': '<f8',
+    'distance': '<f8',
+    'gain': '<f8',
+    'klass': 'str',
+    'rank': '<i8',
+    'reason': 'str',
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decision:
+    """One selection. Columns have one row per frame of the pool, in the order of the pool, shape ``(F,)``."""
+
+    frame_id: NDArray[np.str_]
+    uncertainty: NDArray[np.float64]  #: largest committee spread on an atom, eV/Å; NaN for a single model
+    calibrated: NDArray[np.float64]  #: the same times alpha: the expected force error, eV/Å
+    distance: NDArray[np.float64]  #: to the nearest training frame, scaled descriptors; inf without training frames
+    gain: NDArray[np.float64]  #: score of the method when picked, or at the end; NaN where it was not scored
+    klass: NDArray[np.str_]  #: one of :data:`CLASSES`
+    rank: NDArray[np.int64]  #: order of labelling, -1 if not taken
+    reason: NDArray[np.str_]
+    method: str
+    seed: int
+    iteration: int
+    thresholds: dict[str, float] = field(default_factory=dict)  #: lower, upper, alpha; empty without a window
+
+    def __post_init__(self) -> None:
+        n_rows = len(self.frame_id)
+        for name, dtype in _DTYPES.items():
+            values = getattr(self, name)
+            array = np.array([str(value) for value in values] if dtype == 'str' else values, dtype=dtype)
+            if array.shape != (n_rows,):
+                raise ValueError(f'`{name}` must have shape {(n_rows,)}, got {array.shape}.')
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        unknown = sorted(set(self.klass.tolist()) - set(CLASSES))
+        if unknown:
+            raise ValueError(f'`klass` holds {unknown}, expected values of {list(CLASSES)}.')
+
+    def __len__(self) -> int:
+        return len(self.frame_id)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return all per-row columns by name, in declaration order."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name in _DTYPES}
+
+    @property
+    def selected_ids(self) -> list[str]:
+        """Identities of all frames to label, the random stream included, in rank order."""
+        taken = np.flatnonzero(self.rank >= 0)
+        return [str(frame) for frame in self.frame_id[taken[np.argsort(self.rank[taken], kind='stable')]]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows of each class, zeros included."""
+        return {name: int((self.klass == name).sum()) for name in CLASSES}
+
+    @property
+    def n_stream(self) -> int:
+        """Number of frames taken for the random stream."""
+        return int(((self.klass == 'stream') & (self.rank >= 0)).sum())
+
+    @property
+    def n_selected(self) -> int:
+        """Number of frames taken for training."""
+        return int((self.klass == 'selected').sum())
+
+    @property
+    def quantiles(self) -> dict[str, float | None]:
+        """Quantiles of the calibrated uncertainty over the whole pool, eV/Å; None for a single model."""
+        levels = {'min': 0.0, 'q05': 0.05, 'q25': 0.25, 'median': 0.5, 'q75': 0.75, 'q95': 0.95, 'max': 1.0}
+        finite = self.calibrated[np.isfinite(self.calibrated)]
+        return {name: float(np.quantile(finite, level)) if len(finite) else None for name, level in levels.items()}

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiida_mlipal.science.calibration import Thresholds
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.decision import CLASSES, Decision
+from aiida_mlipal.science.selection import METHODS, SelectionSettings, decide
+from aiida_mlipal.science.settings import from_dict
+
+from .builders import evaluation_of, silicon
+
+WINDOW = Thresholds(lower=0.2, upper=2.0, alpha=2.0)
+
+
+def make(n: int, seed: int = 0, n_features: int = 6, **columns):
+    """Return a pool of candidates, its descriptors and spreads (most of them inside the window)."""
+    rng = np.random.default_rng(seed)
+    columns = {'role': 'candidate', **columns}
+    pool = Configurations.from_atoms(silicon(n, seed), trajectory=[f'i00-r{i % 3:03d}' for i in range(n)], **columns)
+    return pool, rng.normal(size=(n, n_features)), rng.uniform(0.11, 0.99, n)
+
+
+def run(pool, descriptors, spread, *, reference=None, thresholds=WINDOW, n_members=4, seed=5, **kwargs) -> Decision:
+    options = {key: kwargs.pop(key) for key in ('max_labels', 'known_frame_ids') if key in kwargs}
+    reference = np.zeros((0, descriptors.shape[1])) if reference is None else reference
+    return decide(
+        pool,
+        evaluation_of(pool, descriptors, spread=spread, n_members=n_members),
+        reference,
+        settings=SelectionSettings(**kwargs),
+        seed=seed,
+        iteration=1,
+        thresholds=thresholds,
+        **options,
+    )
+
+
+def roles(n: int, n_stream: int) -> list[str]:
+    return ['calibration' if i % 2 else 'test' for i in range(n_stream)] + ['candidate'] * (n - n_stream)
+
+
+def test_every_class_in_one_pool():
+    pool, descriptors, spread = make(12)
+    role = roles(12, 2)
+    squeezed = pool.positions.copy()
+    squeezed[2 * 6 : 2 * 6 + 2] = [[0, 0, 0], [0.3, 0, 0]]
+    pool = pool.with_columns(role=role, positions=squeezed)  # frame 6 is unphysical
+    spread[0] = 50  # of the stream: taken all the same
+    spread[3], spread[4] = 0.01, 5.0
+    descriptors[5] = descriptors[7]
+    spread[5], spread[7] = 0.5, 0.6
+    reference = descriptors[[8]]
+    decision = run(pool, descriptors, spread, reference=reference, n_labels=5, known_frame_ids=[pool.frame_id[9]])
+    assert decision.klass[:10].tolist() == [
+        'stream', 'stream', decision.klass[2], 'accurate', 'failed', 'duplicate', 'unphysical', decision.klass[7],
+        'duplicate', 'known',
+    ]  # fmt: skip
+    assert set(decision.klass) == set(CLASSES)
+    assert decision.counts['selected'] == 3
+    assert decision.selected_ids[:2] == sorted(pool.frame_id[:2].tolist())
+    assert len(decision.selected_ids) == 5
+    assert '0.010' in decision.reason[3] or '0.020' in decision.reason[3]
+    assert 'above the trust window (2.000)' in decision.reason[4]
+    assert decision.reason[5] == f'Candidate {pool.frame_id[7]} has the same descriptors.'
+    assert '0.300 Å apart' in decision.reason[6]
+    assert decision.reason[8] == 'A training frame has the same descriptors.'
+    assert decision.distance[8] == 0
+    assert (decision.calibrated == 2 * decision.uncertainty).all()
+    assert decision.thresholds == {'lower': 0.2, 'upper': 2.0, 'alpha': 2.0}
+
+
+@pytest.mark.parametrize('method', METHODS)
+@settings(deadline=None, max_examples=12)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(1, 30), n_labels=st.integers(3, 12), budget=st.none() | st.integers(0, 9)
+)
+def test_bookkeeping_and_permutation(method, seed, n, n_labels, budget):
+    """Degenerate crystals: descriptors and spreads come from a few values, so scores are tied all over."""
+    rng = np.random.default_rng(seed)
+    pool, _, _ = make(n, seed)
+    pool = pool.with_columns(role=roles(n, n // 4))
+    descriptors = rng.integers(0, 3, (n, 2)).astype(float)
+    spread = rng.choice([0.05, 0.2, 0.3, 1.5], n)
+    reference = rng.integers(0, 2, (3, 2)).astype(float)
+    options = {'method': method, 'n_labels': n_labels, 'max_labels': budget, 'reference': reference}
+    decision = run(pool, descriptors, spread, **options)
+    taken = decision.rank >= 0
+    assert sorted(decision.rank[taken]) == list(range(taken.sum()))
+    assert all(reason.endswith('.') for reason in decision.reason)
+    assert (taken <= np.isin(decision.klass, ['stream', 'selected'])).all()
+    assert (decision.rank[decision.klass == 'selected'] >= decision.n_stream).all()
+    assert taken.sum() <= max(n_labels if budget is None else budget, decision.n_stream)
+    if budget is not None:
+        assert taken.sum() <= budget
+    order = rng.permutation(n)
+    other = run(pool.take(order), descriptors[order], spread[order], **options)
+    for name, column in decision.columns().items():
+        assert column[order].tobytes() == other.columns()[name].tobytes(), name
+
+
+def test_no_window_at_first():
+    pool, descriptors, spread = make(10)
+    decision = run(pool, descriptors, spread * 100, thresholds=None, n_labels=6)
+    assert decision.counts == {**dict.fromkeys(CLASSES, 0), 'selected': 6, 'candidate': 4}
+    assert decision.thresholds == {}
+    assert (decision.calibrated == decision.uncertainty).all()
+
+
+def test_stream_is_taken_whatever_the_model_thinks():
+    pool, descriptors, _ = make(10)
+    pool = pool.with_columns(role=roles(10, 6))
+    decision = run(pool, descriptors, np.full(10, 1e-6), n_labels=4)
+    assert decision.counts['stream'] == 6
+    assert decision.n_selected == 0
+    assert decision.counts['accurate'] == 4
+
+
+def test_budget_takes_the_stream_first():
+    pool, descriptors, spread = make(10)
+    pool = pool.with_columns(role=roles(10, 4))
+    assert run(pool, descriptors, spread, max_labels=3).n_stream == 3
+    assert run(pool, descriptors, spread, max_labels=3).counts['stream'] == 4
+    decision = run(pool, descriptors, spread, max_labels=6)
+    assert (decision.n_stream, decision.n_selected) == (4, 2)
+    assert len(run(pool, descriptors, spread, max_labels=0).selected_ids) == 0
+
+
+def test_a_training_frame_must_not_repeat_a_test_frame():
+    pool, descriptors, spread = make(6)
+    pool = pool.with_columns(role=roles(6, 2))
+    descriptors[4] = descriptors[0]
+    decision = run(pool, descriptors, spread, n_labels=10)
+    assert decision.klass[4] == 'duplicate'
+    assert 'must stay unseen' in decision.reason[4]
+
+
+def test_near_duplicates_fall_below_a_fraction_of_the_usual_distance():
+    pool, descriptors, spread = make(40, n_features=2)
+    descriptors[1] = descriptors[0] + 1e-4
+    near = run(pool, descriptors, spread, n_labels=40, duplicate_distance=0.01)
+    assert sorted(near.klass[:2].tolist()) == ['duplicate', 'selected']
+    assert near.klass[np.argmax(spread[:2])] == 'selected'  # the more uncertain stays
+    assert run(pool, descriptors, spread, n_labels=40, duplicate_distance=0.0).counts['duplicate'] == 0
+
+
+def test_the_same_frame_twice_is_labelled_once():
+    pool, descriptors, spread = make(4)
+    pool = Configurations.concatenate([pool, pool.take([0]).with_columns(role=['test'])])
+    descriptors, spread = np.vstack((descriptors, descriptors[:1])), np.append(spread, spread[0])
+    decision = run(pool, descriptors, spread)
+    assert decision.klass[4] == 'stream'
+    assert decision.klass[0] == 'known'
+    assert len(set(decision.selected_ids)) == len(decision.selected_ids) == 4
+
+
+def test_what_the_upper_bound_rejects_does_not_starve():
+    pool, descriptors, spread = make(6)
+    pool = pool.with_columns(origin=['last_safe', 'first_unsafe', 'nvt', 'nvt', 'nvt', 'nvt'])
+    spread[:] = 10
+    assert run(pool, descriptors, spread).klass.tolist() == ['selected'] * 2 + ['failed'] * 4
+
+
+def test_predictions_that_are_not_finite():
+    pool, descriptors, spread = make(6)
+    descriptors[1], spread[2] = np.nan, np.nan
+    decision = run(pool, descriptors, spread)
+    assert decision.klass[[1, 2]].tolist() == ['unphysical'] * 2
+    assert decision.n_selected == 4
+
+
+def test_single_model():
+    pool, descriptors, _ = make(6)
+    for method in ('max_det', 'farthest_point', 'random'):
+        decision = run(pool, descriptors, None, thresholds=None, n_members=1, method=method, n_labels=4)
+        assert decision.n_selected == 4
+        assert decision.quantiles['median'] is None
+    with pytest.raises(ValueError, match='committee of 1: train 2 or more members'):
+        run(pool, descriptors, None, thresholds=None, n_members=1, method='top_uncertainty')
+    with pytest.raises(ValueError, match='a trust window ranks frames by the spread of a committee'):
+        run(pool, descriptors, None, n_members=1)
+
+
+def test_top_uncertainty_takes_the_largest():
+    pool, descriptors, spread = make(20)
+    decision = run(pool, descriptors, spread, method='top_uncertainty', n_labels=5)
+    assert decision.selected_ids == pool.frame_id[np.argsort(-spread)[:5]].tolist()
+
+
+def test_random_depends_on_the_seed_alone():
+    pool, descriptors, spread = make(40)
+    picks = [run(pool, descriptors, spread, method='random', n_labels=5, seed=seed).selected_ids for seed in (1, 1, 2)]
+    assert picks[0] == picks[1] != picks[2]
+
+
+def test_empty_pool():
+    pool, descriptors, spread = make(3)
+    decision = run(pool.take([]), descriptors[:0], spread[:0])
+    assert (len(decision), decision.selected_ids, set(decision.counts.values())) == (0, [], {0})
+
+
+def test_large_pool_is_quick():
+    import time
+
+    pool, descriptors, spread = make(1000, n_features=64)
+    start = time.process_time()
+    decision = run(pool, descriptors, spread, reference=descriptors[:200] + 0.1, n_labels=100)
+    assert decision.n_selected == 100
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'method': 'maxdet'}, r'unknown selection method `maxdet`. Did you mean `max_det`\?'),
+        ({'n_labels': 0}, '`n_labels` must be an integer of at least 1, got 0'),
+        ({'n_labels': 2}, 'set `n_labels` to 3 or more'),
+        ({'random_share': 1.0}, '`random_share` must be a number from 0 to 0.9'),
+        ({'duplicate_distance': -1}, '`duplicate_distance`'),
+        ({'upper_factor': 1}, '`upper_factor` must be a number greater than 1'),
+        ({'n_label': 3}, r'unknown key `n_label`. Did you mean `n_labels`\?'),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(SelectionSettings, settings)
+
+
+def test_share_of_the_stream():
+    assert [SelectionSettings(n_labels=n).n_stream for n in (3, 10, 20, 100)] == [2, 2, 4, 20]
