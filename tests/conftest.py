@@ -61,6 +61,14 @@ def compute_python() -> str:
 
 
 @pytest.fixture
+def aiida_localhost(aiida_computer_local):
+    """Return the local computer, asked for its jobs once a second and not without pause."""
+    computer = aiida_computer_local(label='localhost')
+    computer.set_minimum_job_poll_interval(1.0)
+    return computer
+
+
+@pytest.fixture
 def python_code(aiida_localhost, compute_python):
     """Return an InstalledCode for the compute environment's Python on a local computer."""
     from aiida.orm import InstalledCode, load_code

@@ -84,7 +84,7 @@ def _column(name: str, values: Any, n_rows: int) -> NDArray[Any]:
     """Return ``values`` as the canonical read-only array of column ``name``, or say what is wrong with them."""
     dtype, row, _ = _COLUMNS[name]
     # Text columns take the narrowest dtype that holds them, so that equal content has equal bytes.
-    array = np.array([str(value) for value in values] if dtype == 'str' else values, dtype=dtype)
+    array = np.array([str(value) for value in values] if dtype == 'str' else values, dtype=dtype, order='C')
     if array.size == 0:
         array = array.reshape((0, *row))
     if array.shape != (n_rows, *row):
@@ -223,7 +223,8 @@ class Configurations:
         for name, value in columns.items():
             _, row, _ = _COLUMNS[name]
             single = isinstance(value, str) or np.ndim(value) == len(row)
-            data[name] = [value] * len(frames) if single else value
+            rows = int(n_atoms.sum()) if name in _PER_ATOM else len(frames)
+            data[name] = [value] * rows if single else value
         for name, (_, row, default) in _COLUMNS.items():
             if name not in data and default is not None:
                 rows = int(n_atoms.sum()) if name in _PER_ATOM else len(frames)

@@ -36,7 +36,7 @@ class Evaluation:
         n_frames, n_total = len(self.frame_id), int(np.sum(self.n_atoms))
         expected = {'forces': (n_total, 3), 'forces_std': (n_total,), 'stress': (n_frames, 6)}
         for field in fields(self):
-            array = np.asarray(getattr(self, field.name))
+            array = np.array(getattr(self, field.name), order='C')
             if field.name == 'frame_id':
                 array = np.array([str(value) for value in array], dtype=str)
             else:

@@ -1,0 +1,1 @@
+"""WorkChains: they submit, decide nothing and create nothing; see ``calculations`` for what makes nodes."""

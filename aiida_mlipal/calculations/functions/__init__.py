@@ -1,0 +1,1 @@
+"""Calcfunctions: thin, in small stable modules, because AiiDA hashes the source file with the inputs."""

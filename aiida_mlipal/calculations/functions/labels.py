@@ -1,0 +1,96 @@
+"""From frames to label chunks and back: what is still to be labelled, in which pieces, and the labels put together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from aiida import orm
+from aiida.engine import calcfunction
+
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.level_of_theory import require_equal
+
+__all__ = ('CHUNK_SIZE', 'assemble_labels', 'chunk_key', 'frame_key', 'missing_frames', 'split_into_chunks')
+
+#: Frames per label chunk: a calcfunction with N inputs costs N², and a chunk's ids stay queryable attributes.
+CHUNK_SIZE: Final = 64
+
+
+def frame_key(index: int) -> str:
+    """Return the link label of frame ``index`` of a chunk."""
+    return f'frame_{index:05d}'
+
+
+def chunk_key(index: int) -> str:
+    """Return the link label of chunk ``index``."""
+    return f'chunk_{index:03d}'
+
+
+@calcfunction
+def missing_frames(configurations: ConfigurationsData, **known: ConfigurationsData) -> ConfigurationsData:
+    """Return the frames without an accepted label in ``known``, each once."""
+    labelled = {
+        frame for node in known.values() for frame in node.configurations.frame_id[node.configurations.is_labelled]
+    }
+    frames = configurations.configurations
+    rows = []
+    for index, frame in enumerate(frames.frame_id.tolist()):
+        if frame not in labelled:
+            labelled.add(frame)
+            rows.append(index)
+    return ConfigurationsData(frames.take(rows))
+
+
+@calcfunction
+def split_into_chunks(configurations: ConfigurationsData) -> dict[str, ConfigurationsData]:
+    """Cut many frames into chunks of at most :data:`CHUNK_SIZE`."""
+    frames = configurations.configurations
+    return {
+        chunk_key(number): ConfigurationsData(frames.take(np.arange(start, min(start + CHUNK_SIZE, len(frames)))))
+        for number, start in enumerate(range(0, len(frames), CHUNK_SIZE))
+    }
+
+
+def with_labels(frames: Configurations, source: Configurations, rows: dict[str, int]) -> Configurations:
+    """Return ``frames`` with energy, forces, stress, status and reason of the rows of ``source`` given by identity."""
+    energy, forces, stress = frames.energy.copy(), frames.forces.copy(), frames.stress.copy()
+    status, reason = frames.status.astype(object), frames.reason.astype(object)
+    own, other = frames.offsets, source.offsets
+    for index, frame in enumerate(frames.frame_id.tolist()):
+        if frame in rows:
+            row = rows[frame]
+            energy[index], stress[index] = source.energy[row], source.stress[row]
+            forces[own[index] : own[index + 1]] = source.forces[other[row] : other[row + 1]]
+            status[index], reason[index] = source.status[row], source.reason[row]
+    return frames.with_columns(energy=energy, forces=forces, stress=stress, status=status, reason=reason)
+
+
+@calcfunction
+def assemble_labels(configurations: ConfigurationsData, **sources: ConfigurationsData) -> ConfigurationsData:
+    """Return ``configurations`` with the labels found in ``sources`` (label chunks, new or of earlier campaigns).
+
+    Accepted labels win over rejected ones. A frame that no source holds is a rejected row that says so.
+
+    :raises ValueError: if two sources differ in their level of theory.
+    """
+    frames = configurations.configurations
+    nodes = [sources[key] for key in sorted(sources)]
+    for node in nodes[1:]:
+        require_equal(nodes[0].level_of_theory, node.level_of_theory, 'label chunks')
+    merged = Configurations.concatenate([node.configurations for node in nodes])
+    rows: dict[str, int] = {}
+    for row, (frame, status) in enumerate(zip(merged.frame_id.tolist(), merged.status.tolist(), strict=True)):
+        if frame not in rows or (status == 'labelled' and merged.status[rows[frame]] != 'labelled'):
+            rows[frame] = row
+    lost = frames.with_columns(
+        status=np.full(len(frames), 'rejected'), reason=np.full(len(frames), 'no calculation returned a label')
+    )
+    return ConfigurationsData(with_labels(lost, merged, rows), level_of_theory=nodes[0].level_of_theory)
+
+
+@calcfunction
+def no_labels(configurations: ConfigurationsData, level_of_theory: orm.Dict) -> ConfigurationsData:
+    """Return ``configurations`` as they are, with the level of theory they would have had: for an empty set."""
+    return ConfigurationsData(configurations.configurations, level_of_theory=level_of_theory.get_dict())

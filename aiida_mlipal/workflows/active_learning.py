@@ -1,0 +1,313 @@
+"""The campaign: seeds, labels, committee, exploration, selection, labels ... until converged or out of budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiida import orm
+from aiida.engine import ToContext, WorkChain, if_, while_
+from aiida.manage.caching import disable_caching
+from aiida.plugins import CalculationFactory
+
+from aiida_mlipal.calculations.functions.dataset import merge_datasets, read_clock
+from aiida_mlipal.calculations.functions.decide import decide_iteration
+from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
+from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_frames
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.data.selection import SelectionData
+from aiida_mlipal.workflows.builder import CampaignBuilderMixin
+from aiida_mlipal.workflows.campaign_inputs import validate_campaign
+from aiida_mlipal.workflows.explore import ExploreWorkChain
+from aiida_mlipal.workflows.label import LabelWorkChain
+from aiida_mlipal.workflows.seeds import SeedsWorkChain
+from aiida_mlipal.workflows.train import TrainWorkChain
+from aiida_mlipal.workflows.validate import ValidateWorkChain
+
+__all__ = ('ActiveLearningWorkChain',)
+
+MaceEvaluateCalculation = CalculationFactory('mlipal.mace.evaluate')
+PropertiesCalculation = CalculationFactory('mlipal.properties')
+
+
+class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
+    """An active-learning campaign for a MACE potential. Every structure, label, model and decision is a node."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        """Define the process specification."""
+        super().define(spec)
+        spec.input('dataset', valid_type=ConfigurationsData, required=False, help='Labelled frames to start from.')
+        spec.input('seed', valid_type=orm.Int, help='Seed from which every random choice is derived.')
+        spec.input('training', valid_type=orm.Dict, help='TrainingSettings, with `n_members`.')
+        spec.input('exploration', valid_type=orm.Dict, help='ExplorationSettings.')
+        spec.input('selection', valid_type=orm.Dict, help='SelectionSettings.')
+        spec.input('convergence', valid_type=orm.Dict, help='ConvergenceSettings: targets.')
+        spec.input('budget', valid_type=orm.Dict, help='BudgetSettings: labels, iterations, wall time.')
+        spec.input('validation', valid_type=orm.Dict, help='Equation of state: `eos`, `n_volumes`, `max_strain`.')
+        spec.expose_inputs(SeedsWorkChain, namespace='seeds', exclude=('seed',))
+        spec.expose_inputs(LabelWorkChain, namespace='label', exclude=('configurations',))
+        spec.expose_inputs(TrainWorkChain, namespace='train', exclude=('dataset', 'settings'))
+        spec.expose_inputs(
+            ExploreWorkChain, namespace='explore', exclude=('mace.model', 'mace.starts', 'mace.settings')
+        )
+        spec.expose_inputs(MaceEvaluateCalculation, namespace='evaluate', exclude=('model', 'configurations'))
+        spec.expose_inputs(PropertiesCalculation, namespace='properties', exclude=('model', 'configurations'))
+        spec.inputs.validator = validate_campaign
+
+        spec.outline(
+            cls.start_clock,
+            cls.generate_seeds,
+            cls.label_seeds,
+            cls.start_dataset,
+            while_(cls.should_iterate)(
+                cls.plan,
+                cls.train_committee,
+                cls.explore_and_evaluate,
+                cls.select,
+                if_(cls.has_new_frames)(
+                    cls.label_selected,
+                    cls.extend_dataset,
+                ),
+                cls.decide,
+            ),
+            if_(cls.has_untrained_labels)(
+                cls.plan_final_training,
+                cls.train_committee,
+                cls.inspect_final_training,
+            ),
+            cls.validate,
+            cls.finish,
+        )
+
+        spec.output('model', valid_type=MlipModelData, required=False, help='The final committee.')
+        spec.output('dataset', valid_type=ConfigurationsData, required=False, help='All frames with their labels.')
+        spec.output('decision', valid_type=orm.Dict, required=False, help='The last decision: why the campaign ended.')
+        spec.output('validation', valid_type=orm.Dict, required=False, help='Learning curve and equations of state.')
+        for namespace, valid_type in (
+            ('models', MlipModelData),
+            ('selections', SelectionData),
+            ('calibrations', orm.Dict),
+            ('decisions', orm.Dict),
+        ):
+            spec.output_namespace(namespace, dynamic=True, valid_type=valid_type, help=f'{namespace} by iteration.')
+        spec.exit_code(410, 'ERROR_SEEDS_FAILED', message='No seeds to start from. {reason}')
+        spec.exit_code(420, 'ERROR_LABELS_FAILED', message='Labelling failed. {reason}')
+        spec.exit_code(430, 'ERROR_TRAINING_FAILED', message='Training failed. {reason}')
+        spec.exit_code(440, 'ERROR_EXPLORATION_FAILED', message='Exploration failed. {reason}')
+        spec.exit_code(450, 'ERROR_EVALUATION_FAILED', message='Evaluating the committee failed. {reason}')
+        spec.exit_code(460, 'ERROR_VALIDATION_FAILED', message='Validation failed. {reason}')
+
+    # -- the first dataset ---------------------------------------------------------------------------------------
+
+    def start_clock(self) -> None:
+        """Read the clock, if there is a limit on the wall time."""
+        self.ctx.iteration = 0
+        self.ctx.models = {}
+        if self.inputs.budget.get_dict().get('max_wall_time_s') is not None:
+            self.ctx.started = self._read_clock()
+
+    def generate_seeds(self) -> Any:
+        """Generate seeds and isolated atoms from the structures."""
+        inputs = self.exposed_inputs(SeedsWorkChain, 'seeds')
+        return ToContext(seeds=self.submit(SeedsWorkChain, seed=self.inputs.seed, **inputs))
+
+    def label_seeds(self) -> Any:
+        """Label the seeds."""
+        if not self.ctx.seeds.is_finished_ok:
+            return self.exit_codes.ERROR_SEEDS_FAILED.format(reason=_reason(self.ctx.seeds))
+        return self._submit_labels(self.ctx.seeds.outputs.configurations)
+
+    def start_dataset(self) -> Any:
+        """Join the seeds' labels with the dataset that the campaign was given, if any."""
+        if not self.ctx.labels.is_finished_ok:
+            return self.exit_codes.ERROR_LABELS_FAILED.format(reason=_reason(self.ctx.labels))
+        labels = self.ctx.labels.outputs.labels
+        if 'dataset' in self.inputs:
+            self.ctx.dataset = merge_datasets(dataset=self.inputs.dataset, labels=labels)
+            self.ctx.decision = start_campaign(self.ctx.dataset, self.inputs.dataset)
+        else:
+            self.ctx.dataset = labels
+            self.ctx.decision = start_campaign(labels)
+        return None
+
+    # -- one iteration -------------------------------------------------------------------------------------------
+
+    def should_iterate(self) -> bool:
+        """Return whether the last decision was to go on."""
+        return bool(self.ctx.decision['outcome'] == 'continue')
+
+    def plan(self) -> None:
+        """Draw the iteration's seeds and the frames where simulations start."""
+        plan = plan_iteration(
+            dataset=self.ctx.dataset,
+            decision=self.ctx.decision,
+            seed=self.inputs.seed,
+            training=self.inputs.training,
+            exploration=self.inputs.exploration,
+            selection=self.inputs.selection,
+        )
+        self.ctx.iteration = self.ctx.decision['iteration'] + 1
+        self.ctx.training, self.ctx.exploration, self.ctx.starts = plan['training'], plan['exploration'], plan['starts']
+        self.report(f'iteration {self.ctx.iteration}: {self.ctx.dataset.n_frames} frames in the dataset')
+
+    def train_committee(self) -> Any:
+        """Train a committee on all labelled frames outside the random stream."""
+        inputs = self.exposed_inputs(TrainWorkChain, 'train')
+        inputs.update(dataset=self.ctx.dataset, settings=self.ctx.training)
+        self.ctx.trained_on = self.ctx.dataset
+        return ToContext(training_process=self.submit(TrainWorkChain, **inputs))
+
+    def explore_and_evaluate(self) -> Any:
+        """Run dynamics with the committee, and let it predict what is already labelled."""
+        failure = self._keep_model()
+        if failure is not None:
+            return failure
+        explore = self.exposed_inputs(ExploreWorkChain, 'explore')
+        explore['mace'].update(model=self.ctx.model, starts=self.ctx.starts, settings=self.ctx.exploration)
+        evaluate = self.exposed_inputs(MaceEvaluateCalculation, 'evaluate')
+        evaluate.update(model=self.ctx.model, configurations=self.ctx.dataset)
+        return ToContext(
+            exploration_process=self.submit(ExploreWorkChain, **explore),
+            evaluation_process=self.submit(MaceEvaluateCalculation, **evaluate),
+        )
+
+    def select(self) -> Any:
+        """Calibrate the uncertainty and decide which frames are worth a label."""
+        if not self.ctx.exploration_process.is_finished_ok:
+            return self._stop(self.exit_codes.ERROR_EXPLORATION_FAILED, self.ctx.exploration_process)
+        if not self.ctx.evaluation_process.is_finished_ok:
+            return self._stop(self.exit_codes.ERROR_EVALUATION_FAILED, self.ctx.evaluation_process)
+        exploration = self.ctx.exploration_process.outputs
+        evaluation = self.ctx.evaluation_process.outputs.evaluation
+        calibration = calibrate_uncertainty(self.ctx.dataset, evaluation, self.inputs.selection)
+        chosen = select_frames(
+            pool=exploration.pool,
+            evaluation=exploration.evaluation,
+            exploration=exploration.results,
+            dataset=self.ctx.dataset,
+            dataset_evaluation=evaluation,
+            calibration=calibration,
+            selection=self.inputs.selection,
+            budget=self.inputs.budget,
+            decision=self.ctx.decision,
+            seed=self.inputs.seed,
+        )
+        self.ctx.selection, self.ctx.frames = chosen['selection'], chosen['frames']
+        self.out(f'calibrations.{self._name}', calibration)
+        self.out(f'selections.{self._name}', self.ctx.selection)
+        return None
+
+    def has_new_frames(self) -> bool:
+        """Return whether anything was selected."""
+        return bool(self.ctx.frames.n_frames)
+
+    def label_selected(self) -> Any:
+        """Label the selected frames and the random ones."""
+        return self._submit_labels(self.ctx.frames)
+
+    def extend_dataset(self) -> Any:
+        """Add the new labels, accepted and rejected, to the dataset."""
+        if 'labels' in self.ctx.labels.outputs:
+            self.ctx.dataset = merge_datasets(dataset=self.ctx.dataset, labels=self.ctx.labels.outputs.labels)
+        if not self.ctx.labels.is_finished_ok:
+            return self._stop(self.exit_codes.ERROR_LABELS_FAILED, self.ctx.labels)
+        return None
+
+    def decide(self) -> None:
+        """Decide whether to go on."""
+        inputs = {
+            'dataset': self.ctx.dataset,
+            'dataset_evaluation': self.ctx.evaluation_process.outputs.evaluation,
+            'pool_evaluation': self.ctx.exploration_process.outputs.evaluation,
+            'selection': self.ctx.selection,
+            'previous': self.ctx.decision,
+            'convergence': self.inputs.convergence,
+            'budget': self.inputs.budget,
+            'seed': self.inputs.seed,
+        }
+        if 'started' in self.ctx:
+            inputs.update(started=self.ctx.started, now=self._read_clock())
+        self.ctx.decision = decide_iteration(**inputs)
+        self.out(f'decisions.{self._name}', self.ctx.decision)
+        self.report(f'{self.ctx.decision["outcome"]}: {"; ".join(self.ctx.decision["reasons"])}')
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def has_untrained_labels(self) -> bool:
+        """Return whether labels came after the last training."""
+        return bool(self.ctx.trained_on.uuid != self.ctx.dataset.uuid)
+
+    def plan_final_training(self) -> None:
+        """Draw the seeds of the last training."""
+        self.ctx.iteration += 1
+        self.ctx.training = plan_final_training(self.ctx.decision, self.inputs.seed, self.inputs.training)
+
+    def inspect_final_training(self) -> Any:
+        """Keep the final committee."""
+        return self._keep_model()
+
+    def validate(self) -> Any:
+        """Compare all models on the same unseen frames, and the last with the teacher's equation of state."""
+        return ToContext(
+            validation_process=self.submit(
+                ValidateWorkChain,
+                dataset=self.ctx.dataset,
+                models=self.ctx.models,
+                parents=self.ctx.seeds.outputs.parents,
+                settings=self.inputs.validation,
+                label=self.exposed_inputs(LabelWorkChain, 'label'),
+                evaluate=self.exposed_inputs(MaceEvaluateCalculation, 'evaluate'),
+                properties=self.exposed_inputs(PropertiesCalculation, 'properties'),
+            )
+        )
+
+    def finish(self) -> Any:
+        """Return everything."""
+        if not self.ctx.validation_process.is_finished_ok:
+            return self._stop(self.exit_codes.ERROR_VALIDATION_FAILED, self.ctx.validation_process)
+        self.out('validation', self.ctx.validation_process.outputs.validation)
+        self._return_results()
+        return None
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return f'iteration_{self.ctx.iteration:02d}'
+
+    def _submit_labels(self, frames: ConfigurationsData) -> Any:
+        inputs = self.exposed_inputs(LabelWorkChain, 'label')
+        return ToContext(labels=self.submit(LabelWorkChain, configurations=frames, **inputs))
+
+    def _keep_model(self) -> Any:
+        """Keep the committee that was just trained, or stop."""
+        process = self.ctx.training_process
+        if not process.is_finished_ok:
+            return self._stop(self.exit_codes.ERROR_TRAINING_FAILED, process)
+        self.ctx.model = process.outputs.model
+        self.ctx.models[self._name] = self.ctx.model
+        self.out(f'models.{self._name}', self.ctx.model)
+        return None
+
+    def _read_clock(self) -> orm.Float:
+        with disable_caching():
+            reading: orm.Float = read_clock()
+        return reading
+
+    def _return_results(self) -> None:
+        """Return model, dataset and decision, as far as the campaign got."""
+        for name in ('model', 'dataset', 'decision'):
+            if name in self.ctx:
+                self.out(name, self.ctx[name])
+
+    def _stop(self, exit_code: Any, process: orm.ProcessNode) -> Any:
+        """End the campaign with what it has; say why."""
+        self._return_results()
+        return exit_code.format(reason=_reason(process))
+
+
+def _reason(process: orm.ProcessNode) -> str:
+    """Return what the user should look at."""
+    state = process.exit_message or (process.process_state.value if process.process_state else 'unknown')
+    return f'{process.process_label}<{process.pk}>: {state} See `verdi process report {process.pk}`.'

@@ -1,0 +1,66 @@
+"""The plan of an iteration is a function of the campaign's seed and of what came before."""
+
+from __future__ import annotations
+
+import numpy as np
+from aiida import orm
+from ase.build import bulk
+
+from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.configurations import Configurations
+
+
+def _dataset(n_frames: int = 10) -> ConfigurationsData:
+    rng = np.random.default_rng(5)
+    frames = []
+    for _ in range(n_frames):
+        atoms = bulk('Si')
+        atoms.positions += rng.normal(scale=0.05, size=(2, 3))
+        frames.append(atoms)
+    role = ['train'] * (n_frames - 3) + ['calibration', 'test', 'isolated_atom']
+    data = Configurations.from_atoms(frames, role=role, energy=0.0, forces=[0.0, 0.0, 0.0], stress=[0.0] * 6)
+    status = ['labelled'] * n_frames
+    status[0] = 'rejected'
+    return ConfigurationsData(data.with_columns(status=status), level_of_theory={'code': 'test'})
+
+
+def _plan(dataset, decision, seed=1):
+    return plan_iteration(
+        dataset=dataset,
+        decision=decision,
+        seed=orm.Int(seed),
+        training=orm.Dict({'n_members': 3}),
+        exploration=orm.Dict({'temperatures': [300.0], 'n_replicas_per_temperature': 4}),
+        selection=orm.Dict({'n_labels': 10, 'random_share': 0.4}),
+    )
+
+
+def test_seeds_differ_by_member_and_iteration_and_repeat_with_the_seed():
+    dataset = _dataset()
+    start = start_campaign(dataset)
+    assert start['n_labels'] == 9
+    plans = [_plan(dataset, start), _plan(dataset, start), _plan(dataset, start, seed=2)]
+    seeds = [plan['training']['seeds'] for plan in plans]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert len(set(seeds[0])) == 3
+    later = _plan(dataset, orm.Dict({**start.get_dict(), 'iteration': 0}))
+    assert not set(later['training']['seeds']) & set(seeds[0])
+    assert plans[0]['exploration']['n_stream'] == 4
+    assert plans[0]['exploration']['iteration'] == 0
+    assert plan_final_training(start, orm.Int(1), orm.Dict({'n_members': 3}))['seeds'] == seeds[0]
+
+
+def test_starts_are_labelled_training_frames():
+    dataset = _dataset()
+    starts = _plan(dataset, start_campaign(dataset))['starts'].configurations
+    assert len(starts) == len(set(starts.frame_id.tolist())) == 4
+    assert set(starts.role.tolist()) == {'train'}
+    assert starts.is_labelled.all()
+
+
+def test_labels_of_an_initial_dataset_are_not_charged():
+    dataset = _dataset()
+    initial = ConfigurationsData(dataset.configurations.take([0, 1, 2]), level_of_theory={'code': 'test'})
+    start = start_campaign(dataset, initial)
+    assert (start['n_initial'], start['n_labels']) == (3, 6)

@@ -1,0 +1,71 @@
+"""A small but real campaign: silicon, pw.x, MACE, TorchSim and a real daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from aiida import orm
+
+from tests.workflows.conftest import pseudo_family, pw_code, silicon  # noqa: F401
+
+#: Small enough for minutes on two cores, and nothing in it is fake.
+OVERRIDES = {
+    'seeds': {
+        'recipe': [
+            {'generator': 'unchanged'},
+            {'generator': 'rattle', 'n_frames': 6, 'stdev': 0.08},
+            {'generator': 'isotropic_strain', 'n_frames': 3, 'min': -0.03, 'max': 0.03},
+            {'generator': 'isolated_atoms'},
+        ]
+    },
+    'label': {
+        'pseudo_family': 'debian-pz',
+        'kpoints_distance': 1.2,
+        'kpoints_offset': [0.5, 0.5, 0.5],
+        'max_concurrent': 3,
+        'reuse': False,
+        'parameters': {'SYSTEM': {'ecutwfc': 12.0}},
+    },
+    'training': {'n_members': 3, 'num_channels': 8, 'r_max': 4.0, 'max_num_epochs': 20, 'batch_size': 2},
+    'exploration': {'temperatures': [300.0, 900.0], 'n_replicas_per_temperature': 2, 'n_steps': 60, 'stride': 5},
+    'selection': {'n_labels': 8, 'random_share': 0.5},
+    'convergence': {'n_test_frames': 2},
+    'budget': {'max_iterations': 2},
+    'validation': {'n_volumes': 5},
+}
+
+
+@pytest.fixture
+def campaign_builder(silicon, pw_code, python_code, pseudo_family) -> Callable:  # noqa: F811
+    """Return a function that builds the campaign, with or without the reuse of labels."""
+    from aiida_mlipal.workflows.active_learning import ActiveLearningWorkChain
+
+    def build(reuse: bool = False):
+        overrides = {**OVERRIDES, 'label': {**OVERRIDES['label'], 'reuse': reuse}}
+        return ActiveLearningWorkChain.get_builder_from_protocol(
+            silicon, {'label': pw_code, 'train': python_code}, protocol='fast', seed=3, overrides=overrides
+        )
+
+    return build
+
+
+def wait(node: orm.ProcessNode, condition: Callable[[], bool], timeout: float) -> None:
+    """Wait until ``condition`` holds; fail with the campaign's report if it does not in time."""
+    from aiida.cmdline.utils.common import get_workchain_report
+
+    end = time.time() + timeout
+    while not condition():
+        if time.time() > end:
+            pytest.fail(f'timed out after {timeout} s:\n{get_workchain_report(node, "REPORT")}')
+        time.sleep(1)
+
+
+def pw_calculations(campaign: orm.ProcessNode) -> int:
+    """Return how many pw.x calculations a campaign has started."""
+    return sum(
+        1
+        for node in campaign.called_descendants
+        if isinstance(node, orm.CalcJobNode) and node.process_type.endswith('quantumespresso.pw')
+    )

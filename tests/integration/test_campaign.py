@@ -1,0 +1,129 @@
+"""The loop on real codes through a real daemon: what comes out, where it comes from, and that it can be repeated."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import numpy as np
+import psutil
+import pytest
+from aiida import orm
+from aiida.engine import submit
+
+from aiida_mlipal.provenance.lineage import trace
+from tests.integration.conftest import pw_calculations, wait
+
+pytestmark = [pytest.mark.codes, pytest.mark.timeout(1200)]
+
+_STATE: dict[str, orm.WorkChainNode] = {}
+
+
+@pytest.fixture
+def campaign(started_daemon_client, campaign_builder) -> orm.WorkChainNode:
+    """Return a finished campaign of two iterations; it runs once."""
+    if 'first' not in _STATE:
+        node = submit(campaign_builder())
+        wait(node, lambda: node.is_terminated, 900)
+        _STATE['first'] = node
+    return _STATE['first']
+
+
+def _hashes(campaign: orm.WorkChainNode) -> dict[str, str]:
+    """Return the content hashes of dataset, decisions and selections."""
+    nodes = {'dataset': campaign.outputs.dataset, 'decision': campaign.outputs.decision}
+    for name in ('decisions', 'selections', 'calibrations'):
+        namespace = getattr(campaign.outputs, name)
+        nodes.update({f'{name}.{key}': namespace[key] for key in namespace})
+    return {name: node.base.caching.compute_hash() for name, node in nodes.items()}
+
+
+def test_outputs(campaign):
+    """Two iterations end with a model, a dataset, decisions and a validation."""
+    assert campaign.is_finished_ok, f'{campaign.exit_status}: {campaign.exit_message}'
+    outputs = campaign.outputs
+    assert outputs.decision['outcome'] == 'budget_iterations'
+    assert sorted(outputs.models) == ['iteration_00', 'iteration_01', 'iteration_02']
+    assert sorted(outputs.decisions) == sorted(outputs.selections) == ['iteration_00', 'iteration_01']
+    assert outputs.model.n_members == 3
+    assert len(set(outputs.model.seeds)) == 3
+
+    dataset = outputs.dataset.configurations
+    stream = dataset.has_role('calibration', 'test')
+    assert stream.sum() >= 6
+    assert (dataset.is_labelled | (dataset.reason != '')).all(), 'every rejected label has a reason'
+    first = outputs.selections.iteration_00
+    assert len(first.decision) == first.base.attributes.get('n_candidates')
+    assert first.decision.n_selected > 0
+    assert first.decision.thresholds == {}, 'there is no trust window before there are calibration frames'
+    assert outputs.selections.iteration_01.decision.thresholds['lower'] > 0
+    assert outputs.calibrations.iteration_01['n_frames'] >= 2
+
+    validation = outputs.validation.get_dict()
+    assert [entry['model'] for entry in validation['learning_curve']] == sorted(outputs.models)
+    assert all(entry['n_frames'] == stream.sum() for entry in validation['learning_curve'])
+    eos = validation['eos'][0]
+    assert 5.0 < eos['teacher']['a0'] < 5.8 or 3.5 < eos['teacher']['a0'] < 4.1
+    assert np.isfinite(eos['deviation_percent'])
+
+
+def test_the_random_stream_is_never_trained_on(campaign):
+    """No training frame of any model is a calibration or test frame, and no frame has two roles."""
+    dataset = campaign.outputs.dataset.configurations
+    stream = set(dataset.frame_id[dataset.has_role('calibration', 'test')].tolist())
+    assert len(set(dataset.frame_id.tolist())) == len(dataset)
+    for training in (node for node in campaign.called_descendants if node.process_label == 'MaceTrainCalculation'):
+        seen = training.inputs.dataset.configurations
+        trained = set(seen.frame_id[seen.is_labelled & seen.has_role('train')].tolist())
+        assert len(trained) == training.outputs.results['n_train'] + training.outputs.results['n_valid']
+        assert not trained & stream
+
+
+def test_lineage_has_no_gaps(campaign):
+    """Walking up from everything that came out reaches only what was put in."""
+    lineage = trace(campaign)
+    assert lineage.gaps == []
+    assert lineage.to_text().endswith('lineage: 0 gaps')
+    assert trace(campaign.outputs.model).gaps == []
+    assert {item.kind for item in lineage.supplied} >= {'StructureData', 'UpfData', 'InstalledCode'}
+
+
+def test_isolated_atoms_are_polarised(campaign):
+    """The lowest of the tried multiplicities of silicon is the triplet."""
+    dataset = campaign.outputs.dataset.configurations
+    atoms = dataset.take(dataset.has_role('isolated_atom') & dataset.is_labelled)
+    assert len(atoms) >= 2
+    assert atoms.multiplicity[np.argmin(atoms.energy)] == 3
+
+
+def test_repeated_with_reuse_it_starts_no_dft(campaign, campaign_builder):
+    """The same campaign again takes every label from the first, and decides the same to the last bit."""
+    again = submit(campaign_builder(reuse=True))
+    wait(again, lambda: again.is_terminated, 600)
+    assert again.is_finished_ok, again.exit_message
+    assert pw_calculations(again) == 0
+    assert _hashes(again) == _hashes(campaign)
+    assert trace(again).gaps == []
+
+
+def test_killed_while_labelling(campaign, campaign_builder, started_daemon_client):
+    """The daemon dies in the middle of labelling; started again, the campaign ends as if nothing had happened."""
+    killed = submit(campaign_builder(reuse=False))
+    wait(killed, lambda: pw_calculations(killed) >= 4, 200)
+    daemon = psutil.Process(started_daemon_client.get_daemon_pid())
+    victims = [*daemon.children(recursive=True), daemon]
+    for process in victims:
+        if process.is_running() and 'pw.x' not in process.name():
+            os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(victims, timeout=10)
+    assert not killed.is_terminated
+
+    verdi = [started_daemon_client._verdi_bin, '-p', started_daemon_client.profile.name, 'daemon']
+    # After a SIGKILL the first start leaves the old tasks pending; a clean restart takes them up (see `status`).
+    subprocess.run([*verdi, 'start'], check=True, timeout=60)
+    subprocess.run([*verdi, 'restart'], check=True, timeout=60)
+    wait(killed, lambda: killed.is_terminated, 900)
+    assert killed.is_finished_ok, killed.exit_message
+    assert _hashes(killed) == _hashes(campaign)
+    assert trace(killed).gaps == []

@@ -1,0 +1,78 @@
+"""Fixtures for tests of workflows: real codes on the local computer, small structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aiida import orm
+from ase.build import bulk
+
+
+@pytest.fixture
+def pw_code(aiida_localhost, pw_executable):
+    """Return an InstalledCode for pw.x on the local computer."""
+    from aiida.common.exceptions import NotExistent
+
+    try:
+        return orm.load_code(f'pw@{aiida_localhost.label}')
+    except NotExistent:
+        return orm.InstalledCode(
+            label='pw',
+            computer=aiida_localhost,
+            filepath_executable=pw_executable,
+            default_calc_job_plugin='quantumespresso.pw',
+            prepend_text='export OMP_NUM_THREADS=1',
+            with_mpi=False,
+        ).store()
+
+
+@pytest.fixture
+def pseudo_family(pseudo_dir, tmp_path_factory) -> str:
+    """Return the label of a pseudopotential family with silicon and aluminium, LDA."""
+    from aiida_pseudo.data.pseudo import UpfData
+    from aiida_pseudo.groups.family import PseudoPotentialFamily
+
+    label = 'debian-pz'
+    if not orm.QueryBuilder().append(PseudoPotentialFamily, filters={'label': label}).count():
+        folder: Path = tmp_path_factory.mktemp('pseudos')
+        for name in ('Si.pz-vbc.UPF', 'Al.pz-vbc.UPF'):
+            (folder / name).write_bytes((pseudo_dir / name).read_bytes())
+        PseudoPotentialFamily.create_from_folder(folder, label, pseudo_type=UpfData)
+    return label
+
+
+@pytest.fixture
+def silicon() -> orm.StructureData:
+    """Return the primitive cell of silicon: two atoms, a pw.x run of half a second."""
+    return orm.StructureData(ase=bulk('Si', a=5.43))
+
+
+@pytest.fixture
+def quick_pw_label(silicon, pw_code, pseudo_family):
+    """Return the ``label`` inputs of quick pw.x calculations."""
+    from aiida_mlipal.workflows.engines import load_engine
+
+    settings = {
+        'pseudo_family': pseudo_family,
+        'kpoints_distance': 1.2,
+        'kpoints_offset': [0.5, 0.5, 0.5],
+        'clean_workdir': True,
+        'max_iterations': 5,
+        'parameters': {
+            'CONTROL': {'calculation': 'scf', 'tprnfor': True, 'tstress': True},
+            'SYSTEM': {'ecutwfc': 12.0, 'occupations': 'smearing', 'smearing': 'cold', 'degauss': 0.02},
+            'ELECTRONS': {'conv_thr': 1e-8},
+        },
+    }
+    options = {
+        'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1},
+        'withmpi': False,
+        'max_wallclock_seconds': 600,
+    }
+    return {
+        'engine': orm.Str('quantumespresso'),
+        'engine_inputs': load_engine('quantumespresso').build(pw_code, [silicon], settings, options),
+        'checks': orm.Dict({'max_force': 100.0}),
+        'max_concurrent': orm.Int(2),
+    }

@@ -1,0 +1,97 @@
+"""Labels from real pw.x: values, failures as rows, reuse, order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from aiida import orm
+from aiida.engine import run_get_node
+from ase.build import bulk
+
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.provenance.lineage import trace
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.workflows.engines.base import Task
+from aiida_mlipal.workflows.label import LabelWorkChain, _distribute
+
+pytestmark = pytest.mark.codes
+
+
+def _rattled(n_frames: int, seed: int = 1) -> list:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n_frames):
+        atoms = bulk('Si', a=5.43)
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        frames.append(atoms)
+    return frames
+
+
+def _pw_calculations() -> int:
+    return orm.QueryBuilder().append(orm.CalcJobNode, filters={'process_type': {'like': '%quantumespresso.pw'}}).count()
+
+
+def test_labels_failures_and_reuse(quick_pw_label):
+    """Good frames are labelled, a hopeless one is a row with its reason, and a repetition computes only that one."""
+    frames = _rattled(3)
+    parent = bulk('Si', a=5.43)
+    frames[1].positions[1] = frames[1].positions[0]  # pw.x refuses atoms on top of each other
+    configurations = ConfigurationsData(Configurations.from_atoms(frames, reference_cell=parent.cell.array))
+    _, node = run_get_node(LabelWorkChain, configurations=configurations, **quick_pw_label)
+    assert node.is_finished_ok, node.exit_message
+    labels = node.outputs.labels.configurations
+    assert labels.frame_id.tolist() == configurations.configurations.frame_id.tolist()
+    assert labels.status.tolist() == ['labelled', 'rejected', 'labelled']
+    assert 'PwCalculation exited with' in labels.reason[1]
+    assert np.isfinite(labels.stress[[0, 2]]).all()
+    assert node.outputs.labels.level_of_theory['functional'] == 'PZ'
+    assert trace(node).gaps == []
+
+    before = _pw_calculations()
+    _, again = run_get_node(LabelWorkChain, configurations=configurations, **quick_pw_label)
+    repeated = again.outputs.labels.configurations
+    assert repeated.status.tolist() == ['labelled', 'rejected', 'labelled']
+    np.testing.assert_array_equal(repeated.energy[[0, 2]], labels.energy[[0, 2]])
+    filters = {'id': {'>': again.pk}, 'process_type': {'like': '%quantumespresso.pw'}}
+    calculations = orm.QueryBuilder().append(orm.CalcJobNode, filters=filters).all(flat=True)
+    assert len(calculations) == _pw_calculations() - before > 0
+    for calculation in calculations:
+        np.testing.assert_allclose(calculation.inputs.structure.get_ase().positions, frames[1].positions, atol=1e-12)
+
+
+def test_forces_and_stress_are_derivatives_of_the_energy(quick_pw_label):
+    """Finite differences of the labelled energies at a fixed mesh agree with labelled forces and stress."""
+    step, strain = 0.01, 0.005
+    atoms = _rattled(1, seed=7)[0]
+    moved = []
+    for sign in (1, -1):
+        copy = atoms.copy()
+        copy.positions[0, 0] += sign * step
+        moved.append(copy)
+    for sign in (1, -1):
+        copy = atoms.copy()
+        copy.set_cell(atoms.cell.array * (1 + sign * strain), scale_atoms=True)
+        moved.append(copy)
+    quick_pw_label['engine_inputs']['parameters'] = orm.Dict(
+        {
+            **quick_pw_label['engine_inputs']['parameters'].get_dict(),
+            'SYSTEM': {'ecutwfc': 30.0, 'occupations': 'smearing', 'smearing': 'cold', 'degauss': 0.02},
+            'ELECTRONS': {'conv_thr': 1e-11},
+        }
+    )
+    frames = Configurations.from_atoms([atoms, *moved], reference_cell=bulk('Si', a=5.43).cell.array)
+    _, node = run_get_node(LabelWorkChain, configurations=ConfigurationsData(frames), **quick_pw_label)
+    labels = node.outputs.labels.configurations
+    assert labels.is_labelled.all(), labels.reason
+    force = -(labels.energy[1] - labels.energy[2]) / (2 * step)
+    assert labels.forces[0, 0] == pytest.approx(force, abs=2e-3)
+    # dE/d(strain) = V * trace(stress) for an isotropic strain; the basis set changes with the volume (Pulay stress).
+    trace_stress = (labels.energy[3] - labels.energy[4]) / (2 * strain) / atoms.get_volume()
+    assert labels.stress[0, :3].sum() == pytest.approx(trace_stress, abs=0.004)
+    assert labels.stress[4, :3].sum() < labels.stress[3, :3].sum(), 'compression must make the stress more negative'
+
+
+def test_longest_tasks_first_on_the_emptiest_lane():
+    tasks = {name: Task({}, cost) for name, cost in {'a': 5.0, 'b': 4.0, 'c': 3.0, 'd': 3.0}.items()}
+    assert _distribute(tasks, 2) == [['a', 'd'], ['b', 'c']]
+    assert _distribute(tasks, 9) == [['a'], ['b'], ['c'], ['d']]
