@@ -1,0 +1,219 @@
+"""Where a campaign stands, read from the graph alone: stage, iteration, labels, errors, training, budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from aiida import orm
+
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.provenance.processes import Process, called_by, created_by
+
+__all__ = (
+    'CampaignStatus',
+    'LabelCounts',
+    'MemberProgress',
+    'committees_of',
+    'decisions_of',
+    'read_status',
+    'read_training',
+    'training_sizes',
+)
+
+#: process called by the campaign -> what the campaign is doing while it runs.
+STAGES: Final = {
+    'SeedsWorkChain': 'generating seeds',
+    'LabelWorkChain': 'labelling',
+    'TrainWorkChain': 'training',
+    'ExploreWorkChain': 'exploring',
+    'MaceEvaluateCalculation': 'evaluating',
+    'ValidateWorkChain': 'validating',
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """Labels of a campaign, isolated atoms and validation included."""
+
+    done: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def total(self) -> int:
+        """All labels that were asked for so far."""
+        return self.done + self.failed + self.running + self.waiting
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberProgress:
+    """How far the training of one committee member has come."""
+
+    member: str
+    epoch: int
+    max_epochs: int | None
+    force_rmse: float  #: on the member's validation frames, eV/Å
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignStatus:
+    """State of one campaign. Errors in eV/Å and eV per atom, as in the last decision."""
+
+    pk: int
+    state: str
+    exit_status: int | None
+    exit_message: str
+    started: datetime
+    elapsed_s: float
+    stages: tuple[str, ...]  #: what runs now; several run side by side
+    iteration: int  #: the current one, or the last; -1 before the first
+    labels: LabelCounts
+    stage_labels: LabelCounts  #: of the labelling that runs now
+    paid_labels: int  #: labels that count against the budget
+    budget: dict[str, Any]
+    decisions: tuple[dict[str, Any], ...] = ()
+    training_jobs: tuple[int, ...] = ()  #: PKs of the training jobs that run now
+    failures: tuple[str, ...] = field(default=())  #: processes that failed, labels excluded
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the campaign goes on."""
+        return self.state not in ('finished', 'excepted', 'killed')
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last decision, empty before the first."""
+        return self.decisions[-1] if self.decisions else {}
+
+
+def decisions_of(processes: Sequence[Process]) -> list[dict[str, Any]]:
+    """Return the decisions among the results of ``processes``, in the order of iterations."""
+    pks = [process.pk for process in processes if process.name == 'decide_iteration']
+    return sorted((node.get_dict() for node in created_by(pks, orm.Dict).values()), key=lambda item: item['iteration'])
+
+
+def committees_of(processes: Sequence[Process]) -> list[MlipModelData]:
+    """Return the committees that ``processes`` made, in the order in which they were trained."""
+    pks = [process.pk for process in processes if process.name == 'assemble_committee']
+    return [model for _, model in sorted(created_by(pks, MlipModelData).items())]
+
+
+def training_sizes(committees: Sequence[MlipModelData]) -> dict[str, int]:
+    """Return how many labelled frames the model of each iteration was trained on, isolated atoms not counted."""
+    sizes = {}
+    for index, committee in enumerate(committees):
+        member = committee.creator.base.links.get_incoming(node_class=MlipModelData).first().node
+        frames = member.creator.inputs.dataset.configurations
+        sizes[f'iteration_{index:02d}'] = int((frames.is_labelled & frames.has_role('train')).sum())
+    return sizes
+
+
+def read_status(node: orm.WorkChainNode) -> CampaignStatus:
+    """Return the state of the campaign ``node``, running or not."""
+    processes = called_by(node)
+    own = [process for process in processes if process.caller == node.pk]
+    active = [process for process in own if process.is_active]
+    labelling = [process for process in processes if process.name == 'LabelWorkChain']
+    own_pks = {process.pk for process in own}
+    counts = {process.pk: _label_counts(process, processes) for process in labelling}
+    plans = sum(process.name == 'plan_iteration' and process.is_ok for process in own)
+    running = (process for process in active if process.name in STAGES)
+    state = node.process_state.value if node.process_state else 'created'
+    end = datetime.now(UTC) if state not in ('finished', 'excepted', 'killed') else node.mtime
+    return CampaignStatus(
+        pk=node.pk,
+        state=state,
+        exit_status=node.exit_status,
+        exit_message=node.exit_message or '',
+        started=node.ctime,
+        elapsed_s=(end - node.ctime).total_seconds(),
+        stages=tuple(dict.fromkeys(STAGES[process.name] for process in running)),
+        iteration=plans - 1,
+        labels=sum((count for count, _ in counts.values()), LabelCounts()),
+        stage_labels=sum((counts[p.pk][0] for p in labelling if p.is_active), LabelCounts()),
+        paid_labels=sum(counts[process.pk][1] for process in labelling if process.pk in own_pks),
+        budget=node.inputs.budget.get_dict() if 'budget' in node.inputs else {},
+        decisions=tuple(decisions_of(processes)),
+        training_jobs=tuple(p.pk for p in processes if p.is_active and p.name == 'MaceTrainCalculation'),
+        failures=tuple(
+            f'{process.name}<{process.pk}>: {process.exit_message or process.state}'
+            for process in processes
+            if process.name in (*STAGES, 'MaceTrainCalculation', 'MaceExploreCalculation')
+            and not process.is_active
+            and not process.is_ok
+        ),
+    )
+
+
+def _label_counts(process: Process, processes: Sequence[Process]) -> tuple[LabelCounts, int]:
+    """Return the labels of one LabelWorkChain, and how many count against the budget (isolated atoms do not)."""
+    node = orm.load_node(process.pk)
+    asked = node.inputs.configurations
+    paid = asked.n_frames - asked.base.attributes.get('roles').get('isolated_atom', 0)
+    labels = node.outputs.labels if 'labels' in node.outputs else None
+    if isinstance(labels, ConfigurationsData):
+        get = labels.base.attributes.get
+        done, failed = get('n_labelled'), get('n_rejected')
+        return LabelCounts(done=done, failed=failed, waiting=get('n_unlabelled') if process.is_active else 0), paid
+    lanes = {item.pk for item in processes if item.caller == process.pk and item.name == 'LabelLaneWorkChain'}
+    tasks = [item for item in processes if item.caller in lanes]
+    # An engine that labels a whole chunk in one job shows nothing of the frames inside.
+    frames = [item for item in tasks if item.link.startswith('frame_')]
+    running = sum(item.is_active for item in frames)
+    done = sum(item.is_ok for item in frames)
+    failed = len(frames) - running - done
+    if not process.is_active:
+        return LabelCounts(done=done, failed=asked.n_frames - done), paid
+    if len(frames) < len(tasks):
+        return LabelCounts(running=asked.n_frames), paid
+    return LabelCounts(
+        done=done, failed=failed, running=running, waiting=max(0, asked.n_frames - done - failed - running)
+    ), paid
+
+
+def read_training(pk: int) -> list[MemberProgress]:
+    """Return how far the members of a running training job are, read from its folder on the computer.
+
+    Empty while the job has not started, or if the computer cannot be reached.
+    """
+    from aiida_mlipal.science.training_log import read_history
+
+    node = orm.load_node(pk)
+    folder = node.get_remote_workdir()
+    if folder is None:
+        return []
+    max_epochs = node.inputs.settings.get_dict().get('max_num_epochs')
+    progress = []
+    try:
+        with node.get_transport() as transport:
+            for path in sorted(transport.glob(str(PurePosixPath(folder) / 'member_*' / 'results' / '*_train.txt'))):
+                history = read_history(_read_lines(transport, path))
+                for columns in list(history.values())[:1]:
+                    progress.append(
+                        MemberProgress(
+                            member=PurePosixPath(path).parts[-3],
+                            epoch=int(columns['epoch'][-1]) + 1,
+                            max_epochs=max_epochs,
+                            force_rmse=columns['force_rmse'][-1],
+                        )
+                    )
+    except OSError:
+        return progress
+    return progress
+
+
+def _read_lines(transport: Any, path: str) -> list[str]:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as handle:
+        transport.getfile(path, handle.name)
+        return handle.read().decode(errors='replace').splitlines()

@@ -1,0 +1,44 @@
+"""The state of a campaign, read from its graph."""
+
+from __future__ import annotations
+
+from aiida_mlipal.provenance.processes import called_by
+from aiida_mlipal.provenance.status import LabelCounts, committees_of, read_status, training_sizes
+from tests.report.campaign_graph import finished_campaign, running_campaign
+
+
+def test_finished() -> None:
+    status = read_status(finished_campaign())
+    assert not status.is_active
+    assert status.stages == ()
+    assert status.iteration == 1
+    # 10 seeds, one isolated atom, 10 and 8 labels, 7 volumes; one seed failed
+    assert status.labels == LabelCounts(done=35, failed=1)
+    assert status.stage_labels.total == 0
+    assert status.paid_labels == status.last['n_labels'] == 28
+    assert [decision['iteration'] for decision in status.decisions] == [0, 1]
+    assert status.last['outcome'] == 'budget_iterations'
+    assert status.failures == ()
+
+
+def test_running() -> None:
+    status = read_status(running_campaign())
+    assert status.is_active
+    assert status.stages == ('labelling',)
+    assert status.iteration == 1
+    assert status.stage_labels == LabelCounts(done=2, failed=1, running=1, waiting=2)
+    assert status.paid_labels == 10 + 10 + 6
+
+
+def test_training_sizes() -> None:
+    node = finished_campaign()
+    sizes = training_sizes(committees_of(called_by(node)))
+    frames = node.outputs.dataset.configurations
+    assert list(sizes) == ['iteration_00', 'iteration_01', 'iteration_02']
+    assert sizes['iteration_02'] == (frames.is_labelled & frames.has_role('train')).sum()
+
+
+def test_called_by_is_complete() -> None:
+    node = finished_campaign()
+    found = {process.pk for process in called_by(node)}
+    assert found == {child.pk for child in node.called_descendants}
