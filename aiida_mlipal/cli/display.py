@@ -1,0 +1,158 @@
+"""What the commands print of a campaign: its state, and the table at its end. Plain text, aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiida.orm import WorkChainNode
+
+    from aiida_mlipal.provenance.status import CampaignStatus, MemberProgress
+
+__all__ = ('bar', 'closing_table', 'duration', 'status_text', 'table')
+
+WIDTH = 28
+
+
+def bar(done: int, total: int) -> str:
+    """Return a progress bar such as ``[#######---] 7/10``."""
+    share = min(1.0, done / total) if total else 0.0
+    filled = round(share * WIDTH)
+    return f'[{"#" * filled}{"-" * (WIDTH - filled)}] {done}/{total}'
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as ``45 s``, ``12 min``, ``3 h 05 min`` or ``2 d 04 h``."""
+    if seconds < 100:
+        return f'{seconds:.0f} s'
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f'{minutes} min'
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes:02d} min' if hours < 48 else f'{hours // 24} d {hours % 24:02d} h'
+
+
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """Return ``rows`` (the first is the header) in aligned columns, text to the left, numbers to the right."""
+    texts = [['-' if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    numeric = [all(isinstance(row[column], (int, float)) for row in rows[1:]) for column in range(len(rows[0]))]
+    lines = [
+        '  '.join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in texts
+    ]
+    return '\n'.join([lines[0], '  '.join('-' * width for width in widths), *lines[1:]])
+
+
+def milli(value: float | None, digits: int = 1) -> str:
+    """Return an error in thousandths (meV, meV/Å), a dash where there is none."""
+    return '-' if value is None else f'{1000 * value:.{digits}f}'
+
+
+def status_text(status: CampaignStatus, training: Sequence[MemberProgress] = (), problems: Sequence[str] = ()) -> str:
+    """Return the state of a campaign, a few lines.
+
+    :param training: progress of the members that are being trained.
+    :param problems: what is wrong with daemon or broker.
+    """
+    outcome = f', {status.last["outcome"]}' if status.last and not status.is_active else ''
+    failed = '' if status.exit_status in (None, 0) else f' with exit status {status.exit_status}'
+    lines = [f'campaign {status.pk}: {status.state}{failed}{outcome}, for {duration(status.elapsed_s)}']
+    if status.exit_message:
+        lines.append(f'           {status.exit_message}')
+    limit = status.budget.get('max_iterations')
+    iteration = 'before the first' if status.iteration < 0 else f'{status.iteration + 1}'
+    lines.append(f'iteration  {iteration}' + (f' of at most {limit}' if limit else ''))
+    if status.is_active:
+        lines.append(f'stage      {", ".join(status.stages) or "between two stages"}')
+    counts = status.labels
+    lines.append(
+        f'labels     {counts.done} done, {counts.failed} failed, {counts.running} running, {counts.waiting} waiting'
+    )
+    if status.stage_labels.total:
+        now = status.stage_labels
+        lines.append(f'           {bar(now.done + now.failed, now.total)} of this round')
+    for member in training:
+        progress = bar(member.epoch, member.max_epochs) if member.max_epochs else f'{member.epoch}'
+        lines.append(f'{member.member}  {progress} epochs, force RMSE {milli(member.force_rmse)} meV/Å')
+    if status.last:
+        lines += _error_lines(status.last)
+    lines += [f'budget     {line}' for line in _budget_lines(status)]
+    lines += [f'failed     {line}' for line in status.failures]
+    lines += [f'WARNING    {problem}' for problem in problems]
+    return '\n'.join(lines)
+
+
+def _error_lines(decision: dict[str, Any]) -> list[str]:
+    errors, targets = decision.get('errors') or {}, decision.get('targets') or {}
+    share = decision.get('uncertain_share')
+    lines = [
+        f'errors     force RMSE {milli(errors.get("force_rmse"))} meV/Å '
+        f'(at most {milli(errors.get("force_rmse_upper"))}, target {milli(targets.get("force_rmse"))}), '
+        f'energy MAE {milli(errors.get("energy_mae"), 2)} meV/atom '
+        f'(at most {milli(errors.get("energy_mae_upper"), 2)}, target {milli(targets.get("energy_mae_per_atom"), 2)})',
+        f'           on {errors.get("n_frames", 0)} test frames after iteration {decision["iteration"] + 1}',
+    ]
+    if share is not None:
+        lines.append(f'uncertain  {share:.0%} of visited frames, target {targets.get("uncertain_share", 0):.0%}')
+    return lines
+
+
+def _budget_lines(status: CampaignStatus) -> list[str]:
+    """Return what is left of each budget that has a limit."""
+    lines = []
+    limit = status.budget.get('max_labels')
+    if limit:
+        lines.append(f'{bar(status.paid_labels, limit)} labels, {max(0, limit - status.paid_labels)} left')
+    limit = status.budget.get('max_iterations')
+    if limit:
+        done = len(status.decisions)
+        lines.append(f'{bar(done, limit)} iterations, {max(0, limit - done)} left')
+    limit = status.budget.get('max_wall_time_s')
+    if limit:
+        lines.append(f'{duration(status.elapsed_s)} of {duration(limit)}')
+    return lines
+
+
+def closing_table(node: WorkChainNode) -> str:
+    """Return what a campaign ended with: learning curve, lattice constants, evidence, decision."""
+    from aiida_mlipal.provenance.processes import called_by
+    from aiida_mlipal.provenance.status import committees_of, training_sizes
+
+    if 'validation' not in node.outputs:
+        return f'campaign {node.pk} has no validation: {node.exit_message or node.process_state}'
+    validation = node.outputs.validation.get_dict()
+    decision = node.outputs.decision.get_dict() if 'decision' in node.outputs else {}
+    sizes = training_sizes(committees_of(called_by(node)))
+    rows: list[list[object]] = [['model', 'labels', 'force RMSE (meV/Å)', 'energy RMSE (meV/atom)']]
+    for point in validation['learning_curve']:
+        rows.append(
+            [
+                point['model'],
+                sizes.get(point['model']),
+                float(f'{1000 * point["force_rmse"]:.1f}'),
+                float(f'{1000 * point["energy_rmse_per_atom"]:.2f}'),
+            ]
+        )
+    lines = [table(rows)]
+    curve = [point['force_rmse'] for point in validation['learning_curve']]
+    if len(curve) > 1:
+        lines.append(f'last force RMSE: {curve[-1] / curve[0]:.0%} of the first')
+    for entry in validation['eos']:
+        model, teacher = entry['model'], entry.get('teacher')
+        if teacher:
+            lines.append(
+                f'lattice constant of {entry["formula"]}: reference {teacher["a0"]:.4f} Å, model {model["a0"]:.4f} Å, '
+                f'deviation {entry["deviation_percent"]:+.2f} %'
+            )
+    lines.append(
+        f'evidence: {validation["n_test_frames"]} test and {validation["n_calibration_frames"]} calibration frames, '
+        f'drawn at random from {validation["n_trajectories"]} trajectories'
+    )
+    if decision:
+        lines.append(f'decision: {decision["outcome"]} ({" ".join(decision["reasons"])})')
+    return '\n'.join(lines)

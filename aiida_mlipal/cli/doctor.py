@@ -1,0 +1,193 @@
+"""``aiida-mlipal doctor``: one small job per code, before a campaign finds out what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from aiida.orm import AbstractCode, CalcJobNode
+
+__all__ = ('Finding', 'command')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found. ``mend`` says what to do about it, empty if all is well."""
+
+    what: str
+    found: str
+    mend: str = ''
+
+
+@click.command('doctor')
+@click.argument('path', metavar='[CAMPAIGN.YAML]', type=click.Path(path_type=Path, exists=True), required=False)
+@click.option('-C', '--code', 'names', multiple=True, help='A code to check, as label@computer (repeat).')
+@click.option('--pseudo-family', default=None, help='Family for pw.x.  [default: that of the file, else any]')
+def command(path: Path | None, names: tuple[str, ...], pseudo_family: str | None) -> None:
+    """Check daemon and broker, then run one small job per code: versions, device, one energy.
+
+    The codes are those of CAMPAIGN.YAML and of the options -C; without any, all codes called pw or python.
+    """
+    from aiida_mlipal.cli.common import require_profile
+
+    require_profile()
+    if path is not None:
+        names, pseudo_family = _codes_of(path, names, pseudo_family)
+    findings = [_check_daemon()]
+    for name in names or _usual_codes():
+        click.echo(f'checking {name} ...', err=True)
+        findings.append(_check_code(name, pseudo_family))
+    for finding in findings:
+        mark = click.style('failed', fg='red') if finding.mend else click.style('ok    ', fg='green')
+        click.echo(f'{mark}  {finding.what}: {finding.found}')
+        if finding.mend:
+            click.echo(f'        mend: {finding.mend}')
+    failed = sum(bool(finding.mend) for finding in findings)
+    click.echo(f'{len(findings) - failed} of {len(findings)} checks are ok')
+    if failed:
+        raise SystemExit(1)
+
+
+def _codes_of(path: Path, names: tuple[str, ...], family: str | None) -> tuple[tuple[str, ...], str | None]:
+    """Return the codes of a campaign file, each once, and its pseudopotential family."""
+    from aiida_mlipal.workflows.campaign_file import load_campaign
+
+    try:
+        campaign = load_campaign(path)
+    except ValueError as exception:
+        raise click.ClickException(str(exception)) from exception
+    stages = (campaign.label.code, campaign.train.code, campaign.explore.code, campaign.evaluate.code)
+    return tuple(dict.fromkeys([*(name for name in stages if name), *names])), family or campaign.label.pseudo_family
+
+
+def _usual_codes() -> list[str]:
+    from aiida.orm import Computer, InstalledCode, QueryBuilder
+
+    query = QueryBuilder().append(
+        InstalledCode, filters={'label': {'in': ['pw', 'python']}}, tag='code', project='label'
+    )
+    query.append(Computer, with_node='code', project='label')
+    return sorted({f'{label}@{computer}' for label, computer in query.all()})
+
+
+def _check_daemon() -> Finding:
+    from aiida_mlipal.cli.services import probe
+
+    services = probe()
+    found = f'{services.workers} workers, {services.active} of {services.slots} slots used'
+    return Finding(what='daemon and broker', found=found, mend=' '.join(services.problems))
+
+
+def _check_code(name: str, family: str | None) -> Finding:
+    """Run one small job with a code."""
+    from aiida_mlipal.workflows.checks import find_code
+
+    is_python = name.partition('@')[0].startswith('python')
+    try:
+        code = find_code(name, 'mlipal.mace.train' if is_python else 'quantumespresso.pw')
+    except ValueError as exception:
+        return Finding(what=name, found='missing', mend=str(exception))
+    plugin = code.default_calc_job_plugin or ''
+    check: Callable[[AbstractCode, str | None], Finding] = (
+        _check_pw if plugin == 'quantumespresso.pw' else _check_python
+    )
+    try:
+        return check(code, family)
+    except Exception as exception:  # whatever a broken set-up raises is what the user came to see
+        return Finding(
+            what=name,
+            found=f'{type(exception).__name__}: {exception}',
+            mend=f'check the computer with `verdi computer test {code.computer.label}`.',
+        )
+
+
+def _run(process: Any, code: AbstractCode, **inputs: Any) -> CalcJobNode:
+    """Run one job here (not in the daemon, which has a check of its own)."""
+    from aiida.engine import run_get_node
+    from aiida.manage.caching import disable_caching
+
+    options: dict[str, Any] = {
+        'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1},
+        'max_wallclock_seconds': 600,
+    }
+    if code.with_mpi is not None:
+        options['withmpi'] = code.with_mpi
+    with disable_caching():
+        _, node = run_get_node(process, code=code, metadata={'options': options}, **inputs)
+    return node
+
+
+def _failure(node: CalcJobNode, what: str, advice: str) -> Finding:
+    """Return a failed job as a finding, with the last line that it wrote to its error stream."""
+    last = (node.get_scheduler_stderr() or '').strip().splitlines()[-1:]
+    text = node.exit_message or (node.process_state.value if node.process_state else 'no state')
+    return Finding(
+        what=what,
+        found=' | '.join([text, *last]),
+        mend=f'{advice} Look at `verdi process report {node.pk}` and `verdi calcjob gotocomputer {node.pk}`.',
+    )
+
+
+def _check_python(code: AbstractCode, _: str | None) -> Finding:
+    """Versions, device and one energy from the compute Python."""
+    from aiida.plugins import CalculationFactory
+
+    node = _run(CalculationFactory('mlipal.doctor'), code)
+    if not node.is_finished_ok:
+        advice = f'Install what is missing: `{code.filepath_executable} -m pip install mace-torch torch-sim-atomistic`.'
+        return _failure(node, code.full_label, advice)
+    results = node.outputs.results.get_dict()
+    versions = ', '.join(f'{name} {version}' for name, version in sorted(results.get('software', {}).items()))
+    energy = results.get('energy')
+    found = f'{versions}; device {results.get("device", "?")}'
+    return Finding(what=code.full_label, found=found + (f'; energy {energy:.6f} eV' if energy is not None else ''))
+
+
+def _check_pw(code: AbstractCode, family: str | None) -> Finding:
+    """Version and one energy from pw.x: a lone atom of the family's lightest element at Γ."""
+    from aiida.orm import Dict, KpointsData, StructureData
+    from aiida.plugins import CalculationFactory
+    from ase import Atoms
+    from ase.data import atomic_numbers
+
+    from aiida_mlipal.workflows.checks import find_pseudo_family
+
+    try:
+        pseudos = find_pseudo_family(family or _any_family(), [])
+    except ValueError as exception:
+        return Finding(what=code.full_label, found='no pseudopotential to run with', mend=str(exception))
+    element = min(pseudos.elements, key=lambda symbol: atomic_numbers[symbol])
+    kpoints = KpointsData()
+    kpoints.set_kpoints_mesh([1, 1, 1])
+    system = {'ecutwfc': 15.0, 'ecutrho': 120.0, 'occupations': 'smearing', 'degauss': 0.02}
+    parameters = {'CONTROL': {'calculation': 'scf'}, 'SYSTEM': system, 'ELECTRONS': {'conv_thr': 1e-5}}
+    node = _run(
+        CalculationFactory('quantumespresso.pw'),
+        code,
+        structure=StructureData(ase=Atoms(element, cell=[4.0, 4.0, 4.0], pbc=True)),
+        pseudos={element: pseudos.get_pseudo(element)},
+        kpoints=kpoints,
+        parameters=Dict(parameters),
+    )
+    if not node.is_finished_ok:
+        advice = (
+            f'Try `{code.filepath_executable}` by hand on {code.computer.label}; '
+            'as root a parallel pw.x needs `withmpi: false`.'
+        )
+        return _failure(node, code.full_label, advice)
+    results = node.outputs.output_parameters.get_dict()
+    version = results.get('creator_version', '?')
+    return Finding(what=code.full_label, found=f'pw.x {version}; energy of a test cell {results["energy"]:.6f} eV')
+
+
+def _any_family() -> str | None:
+    from aiida.orm import QueryBuilder
+    from aiida_pseudo.groups.family import PseudoPotentialFamily
+
+    found: str | None = QueryBuilder().append(PseudoPotentialFamily, project='label').first(flat=True)
+    return found

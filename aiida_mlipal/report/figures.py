@@ -1,0 +1,252 @@
+"""The figures of the report: data in, SVG out. Errors in meV and meV/Å."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiida_mlipal.report.collect import Predictions, SelectionRecord
+from aiida_mlipal.report.style import ACCENT, CLASS_COLOURS, INK, SECOND, STYLE, to_svg
+
+__all__ = (
+    'class_bars',
+    'descriptor_maps',
+    'equation_of_state',
+    'learning_curve',
+    'parity',
+    'uncertainty',
+)
+
+
+def _styled(draw: Callable[..., Any]) -> Callable[..., str]:
+    """Run a figure function in the report's style and return its figure as SVG."""
+
+    def wrapper(*arguments: Any, **keywords: Any) -> str:
+        import matplotlib as mpl
+
+        mpl.use('Agg', force=False)
+        with mpl.rc_context(STYLE):
+            return to_svg(draw(*arguments, **keywords), draw.__name__.replace('_', '-'))
+
+    wrapper.__doc__ = draw.__doc__
+    wrapper.__name__ = draw.__name__
+    return wrapper
+
+
+def _axes(n: int, width: float = 3.6, height: float = 3.0) -> tuple[Any, list[Any]]:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, n, figsize=(width * n, height), layout='constrained', squeeze=False)
+    return figure, list(axes[0])
+
+
+@_styled
+def learning_curve(
+    sizes: Sequence[int], force: Sequence[float], energy: Sequence[float], targets: Mapping[str, float]
+) -> Any:
+    """Draw errors (eV/Å, eV per atom) against the number of training frames, with the targets of the campaign."""
+    figure, axes = _axes(2)
+    for axis, values, colour, name, target in (
+        (axes[0], force, ACCENT, 'force RMSE (meV/Å)', targets.get('force_rmse')),
+        (axes[1], energy, SECOND, 'energy error (meV/atom)', targets.get('energy_mae_per_atom')),
+    ):
+        errors = 1000 * np.array([np.nan if value is None else value for value in values], dtype=float)
+        axis.plot(sizes, errors, marker='o', color=colour, clip_on=False)
+        for size, error in zip(sizes, errors, strict=True):
+            if np.isfinite(error):
+                axis.annotate(
+                    f'{error:.0f}' if error > 99 else f'{error:.3g}',
+                    (size, error),
+                    xytext=(0, 7),
+                    textcoords='offset points',
+                    ha='center',
+                    fontsize=8,
+                )
+        if target is not None:
+            axis.axhline(1000 * target, color=INK, lw=0.8, ls=(0, (4, 3)), alpha=0.6)
+            axis.annotate(
+                'target', (1, 1000 * target), xycoords=('axes fraction', 'data'), ha='right', va='bottom', fontsize=8
+            )
+        axis.margins(x=0.08, y=0.18)
+        axis.set(xlabel='training frames', ylabel=name, ylim=(0, None), xticks=sorted(set(sizes)))
+    return figure
+
+
+@_styled
+def parity(predictions: Predictions) -> Any:
+    """Draw predicted against computed energies (per atom, from the mean of their composition) and force components."""
+    frames, evaluation = predictions.frames, predictions.evaluation
+    per_atom = frames.energy / frames.n_atoms
+    offset = np.empty(len(frames))
+    for rows in frames.group_by_composition().values():
+        offset[rows] = per_atom[rows].mean()
+    figure, axes = _axes(2, 3.5, 3.4)
+    test = frames.role == 'test'
+    energies = (1000 * (per_atom - offset), 1000 * (evaluation.energy / frames.n_atoms - offset))
+    atoms = np.repeat(test, frames.n_atoms)
+    for axis, (x, y), mask, size, unit, title in (
+        (axes[0], energies, test, 26, 'meV/atom', 'energy'),
+        (axes[1], (frames.forces, evaluation.forces), atoms, 7, 'eV/Å', 'force components'),
+    ):
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        pad = 0.06 * (high - low or 1)
+        axis.plot([low - pad, high + pad], [low - pad, high + pad], color=INK, lw=0.8, alpha=0.5)
+        for chosen, colour, name in ((~mask, SECOND, 'calibration'), (mask, ACCENT, 'test')):
+            axis.scatter(x[chosen].ravel(), y[chosen].ravel(), s=size, color=colour, alpha=0.65, lw=0, label=name)
+        error = y - x
+        text = f'RMSE {np.sqrt(np.mean(error**2)):.3g} {unit}\nMAE {np.mean(np.abs(error)):.3g} {unit}'
+        axis.annotate(text, (0.97, 0.04), xycoords='axes fraction', ha='right', fontsize=8.5)
+        axis.set(
+            xlabel=f'reference ({unit})',
+            ylabel=f'model ({unit})',
+            title=title,
+            xlim=(low - pad, high + pad),
+            ylim=(low - pad, high + pad),
+            aspect='equal',
+        )
+        axis.legend(loc='upper left', handletextpad=0.1, markerscale=1.4 if size < 10 else 1)
+    return figure
+
+
+@_styled
+def uncertainty(predictions: Predictions) -> Any:
+    """Draw, atom by atom on test frames, the actual error against the expected one, before and after calibration."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    frames, evaluation = predictions.frames, predictions.evaluation
+    alpha = predictions.calibration.alpha if predictions.calibration else None
+    used = frames.role == 'test' if alpha is not None and (frames.role == 'test').any() else np.ones(len(frames), bool)
+    rows = np.repeat(used, frames.n_atoms)
+    error = 1000 * np.sqrt(np.mean((evaluation.forces - frames.forces)[rows] ** 2, axis=1))
+    spread = 1000 * evaluation.forces_std[rows]
+    figure, (axis,) = _axes(1, 4.6, 3.7)
+    shown = spread * (alpha or 1.0)
+    good = (shown > 0) & (error > 0)
+    axis.scatter(shown[good], error[good], s=10, lw=0, alpha=0.55, color=ACCENT, label='atoms')
+    limits = [min(shown[good].min(), error[good].min()), max(shown[good].max(), error[good].max())]
+    axis.plot(limits, limits, color=INK, lw=0.9, alpha=0.6, label='expected = actual')
+    if alpha is not None:
+        axis.plot(*_binned(spread, error), color=INK, lw=1, ls=(0, (2, 2)), alpha=0.55, label='binned, raw spread')
+    axis.plot(*_binned(shown, error), color=SECOND, marker='o', ms=4, label='binned RMS')
+    name = f'{alpha:.2f} times the committee spread' if alpha is not None else 'committee spread'
+    axis.set(xscale='log', yscale='log', xlabel=f'expected force error: {name} (meV/Å)', ylabel='force error (meV/Å)')
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter('{x:g}')
+        ticks.set_minor_formatter(NullFormatter())
+    axis.legend(loc='upper left')
+    return figure
+
+
+def _binned(x: NDArray[np.float64], y: NDArray[np.float64], n_bins: int = 8) -> tuple[Any, Any]:
+    """Return the RMS of x and y in bins of equal counts along x."""
+    order = np.array_split(np.argsort(x, kind='stable'), min(n_bins, max(1, len(x) // 5)))
+    rms = [(np.sqrt(np.mean(x[rows] ** 2)), np.sqrt(np.mean(y[rows] ** 2))) for rows in order if len(rows)]
+    return tuple(zip(*rms, strict=True))  # type: ignore[return-value]
+
+
+@_styled
+def class_bars(selections: Sequence[SelectionRecord]) -> Any:
+    """Draw how many frames of each pool fell into each class."""
+    figure, (axis,) = _axes(1, 7.2, 0.9 + 0.42 * len(selections))
+    left = np.zeros(len(selections))
+    rows = np.arange(len(selections))
+    for name, colour in CLASS_COLOURS.items():
+        counts = np.array([record.attributes['counts'].get(name, 0) for record in selections])
+        if not counts.any():
+            continue
+        axis.barh(rows, counts, left=left, color=colour, height=0.66, label=name)
+        for row in rows[counts > 0]:
+            if counts[row] > 0.03 * max(sum(record.attributes['counts'].values()) for record in selections):
+                axis.text(
+                    left[row] + counts[row] / 2, row, counts[row], ha='center', va='center', fontsize=8, color='#111'
+                )
+        left += counts
+    axis.set(
+        yticks=rows,
+        yticklabels=[f'iteration {record.iteration + 1}' for record in selections],
+        xlabel='frames of the pool',
+    )
+    axis.invert_yaxis()
+    axis.legend(
+        loc='lower left', bbox_to_anchor=(0, 1), ncols=8, columnspacing=1.0, handlelength=0.9, handletextpad=0.4
+    )
+    return figure
+
+
+@_styled
+def descriptor_maps(selections: Sequence[SelectionRecord]) -> Any:
+    """Draw the two principal components of the pool's descriptors, coloured by class, one map per iteration."""
+    from matplotlib import pyplot
+
+    columns = min(3, len(selections))
+    lines = -(-len(selections) // columns)
+    figure, grid = pyplot.subplots(
+        lines, columns, figsize=(2.7 * columns + 0.2, 2.6 * lines + 0.3), layout='constrained', squeeze=False
+    )
+    handles: dict[str, Any] = {}
+    for axis, record in zip(grid.flat, selections, strict=False):
+        plane, share = _principal_components(record.descriptors)
+        klass = record.columns['klass']
+        for name in reversed(CLASS_COLOURS):  # what was selected is drawn on top
+            mask = klass == name
+            if mask.any():
+                size, edge = (26, 0.6) if name in ('selected', 'stream') else (11, 0)
+                handles[name] = axis.scatter(
+                    *plane[mask].T, s=size, color=CLASS_COLOURS[name], lw=edge, edgecolors=INK, alpha=0.85, label=name
+                )
+        axis.set(
+            title=f'iteration {record.iteration + 1}',
+            xticks=[],
+            yticks=[],
+            xlabel=f'PC 1 ({share[0]:.0%})',
+            ylabel=f'PC 2 ({share[1]:.0%})',
+        )
+    for axis in grid.flat[len(selections) :]:
+        axis.set_visible(False)
+    ordered = [name for name in CLASS_COLOURS if name in handles]
+    figure.legend(
+        [handles[name] for name in ordered],
+        ordered,
+        loc='outside lower center',
+        ncols=8,
+        handletextpad=0.1,
+        columnspacing=1.0,
+    )
+    return figure
+
+
+def _principal_components(descriptors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (F, 2) coordinates and the share of the variance in each; constant columns do not count."""
+    scale = descriptors.std(axis=0)
+    table = (descriptors - descriptors.mean(axis=0))[:, scale > 0] / scale[scale > 0]
+    if min(table.shape) < 2:
+        return np.zeros((len(descriptors), 2)), np.zeros(2)
+    u, s, _ = np.linalg.svd(table, full_matrices=False)
+    return u[:, :2] * s[:2], s[:2] ** 2 / np.sum(s**2)
+
+
+@_styled
+def equation_of_state(entries: Sequence[Mapping[str, Any]]) -> Any:
+    """Draw energy against volume of reference and model, each from the minimum of its own fit."""
+    from aiida_mlipal.science.eos import birch_murnaghan
+    from aiida_mlipal.science.units import GPA
+
+    figure, axes = _axes(len(entries), 4.2, 3.1)
+    for axis, entry in zip(axes, entries, strict=True):
+        for key, colour, marker, name in (('teacher', ACCENT, 'o', 'reference'), ('model', SECOND, 's', 'model')):
+            fit = entry.get(key)
+            if fit is None:
+                continue
+            volumes, energies = np.array(fit['volumes']), np.array(fit['energies'])
+            smooth = np.linspace(volumes.min(), volumes.max(), 120)
+            curve = birch_murnaghan(smooth, fit['v0'], fit['e0'], fit['b0_gpa'] * GPA, fit['b0_prime'])
+            label = f'{name}: {fit["a0"]:.4f} Å, {fit["b0_gpa"]:.0f} GPa'
+            axis.plot(smooth, 1000 * (curve - fit['e0']), color=colour, ls='-' if key == 'teacher' else (0, (5, 2)))
+            axis.plot(volumes, 1000 * (energies - fit['e0']), marker, color=colour, ms=4.5, label=label)
+        axis.set(title=entry['formula'], xlabel='volume of the cell (Å³)', ylabel='energy from minimum (meV)')
+        axis.legend(loc='upper center')
+    return figure

@@ -1,0 +1,84 @@
+"""The report of a finished and of a running campaign."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from aiida_mlipal.report import write_report
+from aiida_mlipal.report.collect import collect
+from tests.report.campaign_graph import finished_campaign, running_campaign
+
+
+class Page(HTMLParser):
+    """Collects identities and resources of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.resources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == 'id':
+                self.ids.append(str(value))
+            if name in ('src', 'href', 'xlink:href') and value and not value.startswith('#'):
+                self.resources.append(value)
+
+
+def test_finished(tmp_path: Path) -> None:
+    node = finished_campaign()
+    path = tmp_path / 'report.html'
+    write_report(node, path)
+    text = path.read_text()
+    page = Page(text)
+    assert page.resources == []  # self-contained
+    assert len(page.ids) == len(set(page.ids))
+    sections = {'learning', 'decisions', 'errors', 'eos', 'selection', 'cost', 'labels', 'theory', 'software'}
+    assert sections <= set(page.ids)
+    assert text.count('<svg') == 6
+    for point in node.outputs.validation['learning_curve']:
+        assert f'{1000 * point["force_rmse"]:.1f}' in text
+    assert 'the SCF cycle did not converge' in text
+    assert '<td><code>emt</code></td>' in text
+    assert 'mace-torch' in text
+    assert node.uuid in text
+    assert 'iteration budget spent' in text
+    without_figures = re.sub(r'<svg.*?</svg>', '', text, flags=re.DOTALL).replace('<p>None.</p>', '')
+    assert re.search(r'\bnan\b', without_figures) is None
+
+
+def test_record_of_finished() -> None:
+    record = collect(finished_campaign())
+    assert record.training_sizes == {'iteration_00': 9, 'iteration_01': 15, 'iteration_02': 15 + 4}
+    assert record.predictions is not None
+    assert record.predictions.model == 'iteration_02'
+    assert set(record.predictions.frames.role) == {'calibration', 'test'}
+    # The table of errors and the parity plot stand on the same frames.
+    errors = record.predictions.evaluation.forces - record.predictions.frames.forces
+    last = record.validation['learning_curve'][-1]['force_rmse']
+    assert (errors**2).mean() ** 0.5 == pytest.approx(last)
+    for selection in record.selections:
+        assert len(selection.descriptors) == len(selection.columns['frame_id']) == selection.attributes['n_candidates']
+    costs = {cost.stage: cost for cost in record.costs}
+    assert costs['labels'].n_jobs == 3
+    assert costs['labels'].job_s == pytest.approx(3 * 12.5)
+    assert costs['labels'].core_s == pytest.approx(2 * 3 * 12.5)
+    assert costs['training'].job_s == pytest.approx(3 * 60)
+    assert costs['validation'].n_jobs == 5
+
+
+def test_running(tmp_path: Path) -> None:
+    write_report(running_campaign(), tmp_path / 'report.html')
+    text = (tmp_path / 'report.html').read_text()
+    assert 'This campaign is still running (labelling)' in text
+    assert 'id="eos"' not in text
+    assert 'id="errors"' in text
+    record = collect(running_campaign())
+    assert record.predictions is not None
+    assert record.predictions.model == 'iteration_00'
+    assert len(record.predictions.frames) == 4
