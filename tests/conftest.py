@@ -71,14 +71,17 @@ def aiida_localhost(aiida_computer_local):
 @pytest.fixture
 def python_code(aiida_localhost, compute_python):
     """Return an InstalledCode for the compute environment's Python on a local computer."""
-    from aiida.orm import InstalledCode, load_code
     from aiida.common.exceptions import NotExistent
+    from aiida.orm import InstalledCode, load_code
 
     try:
         return load_code(f'python@{aiida_localhost.label}')
     except NotExistent:
         code = InstalledCode(
-            label='python', computer=aiida_localhost, filepath_executable=compute_python, with_mpi=False,
+            label='python',
+            computer=aiida_localhost,
+            filepath_executable=compute_python,
+            with_mpi=False,
             default_calc_job_plugin='mlipal.mace.train',
         )
         return code.store()

@@ -1,0 +1,1 @@
+"""CalcJobs and calcfunctions: thin, no physics here."""

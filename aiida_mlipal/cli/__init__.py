@@ -22,7 +22,7 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(VerdiCommandGroup):  # type: ignore[misc]
+class LazyGroup(VerdiCommandGroup):
     """A group that imports a command only to run it, so that ``--help`` and tab completion stay fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,7 +43,7 @@ class LazyGroup(VerdiCommandGroup):  # type: ignore[misc]
 
 
 @click.group('aiida-mlipal', cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help']})
-@options.PROFILE(type=types.ProfileParamType(load_profile=True), expose_value=False)  # type: ignore[untyped-decorator]
+@options.PROFILE(type=types.ProfileParamType(load_profile=True), expose_value=False)
 @click.version_option(package_name='aiida-mlipal')
 def main() -> None:
     """Active-learning campaigns for machine-learned interatomic potentials, with full provenance."""

@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
     return clean_value(to_plain(value))
 
 
-class ColumnsData(orm.ArrayData):  # type: ignore[misc]
+class ColumnsData(orm.ArrayData):
     """Base of the nodes that hold one science object in columns, one ``.npy`` file per column.
 
     Equal content gives equal bytes, and so an equal hash, whatever the memory layout of the arrays it came from.
@@ -55,7 +55,7 @@ class ColumnsData(orm.ArrayData):  # type: ignore[misc]
     #: Names of all columns that a node of this class must have.
     COLUMNS: ClassVar[tuple[str, ...]] = ()
 
-    class AttributesModel(orm.ArrayData.AttributesModel):  # type: ignore[misc]
+    class AttributesModel(orm.ArrayData.AttributesModel):
         """Queryable attributes."""
 
         schema_version: int = OrmMetadataField(description='Version of the layout of this node')

@@ -55,7 +55,7 @@ def _check_metadata(metadata: Mapping[str, Any], n_files: int) -> None:
         raise ValueError(f'metadata of the model: {"; ".join(problems)}. Expected keys: {", ".join(METADATA)}.')
 
 
-class MlipModelData(orm.Data):  # type: ignore[misc]
+class MlipModelData(orm.Data):
     """One model or a committee, with what it takes to trust it. The files are never unpickled here.
 
     :param files: the model files, one per member: paths, or file objects open for binary reading.
@@ -63,7 +63,7 @@ class MlipModelData(orm.Data):  # type: ignore[misc]
     :raises ValueError: for no files, and for missing, unknown or wrong metadata.
     """
 
-    class AttributesModel(orm.Data.AttributesModel):  # type: ignore[misc]
+    class AttributesModel(orm.Data.AttributesModel):
         """Queryable attributes."""
 
         schema_version: int = OrmMetadataField(description='Version of the layout of this node')

@@ -161,7 +161,8 @@ class Configurations:
     @property
     def is_labelled(self) -> NDArray[np.bool_]:
         """Mask of frames with an accepted label, shape ``(n_frames,)``."""
-        return self.status == 'labelled'
+        mask: NDArray[np.bool_] = self.status == 'labelled'
+        return mask
 
     def has_role(self, *roles: str) -> NDArray[np.bool_]:
         """Mask of frames whose role is one of ``roles``, shape ``(n_frames,)``."""

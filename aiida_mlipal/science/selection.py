@@ -36,7 +36,7 @@ class SelectionSettings:
     random_share: float = 0.2  #: part of them that goes to the random stream, two at least
     #: Frames closer than this are one, as a fraction of the median distance of a frame to its nearest neighbour.
     duplicate_distance: float = 0.01
-    min_distance_factor: float = 0.6  #: of the sum of covalent radii, below which a frame is unphysical
+    min_distance_factor: float = 0.5  #: of the sum of covalent radii, below which a frame is unphysical
     lower_factor: float = 1.5  #: the trust window begins at this multiple of the force RMSE
     upper_factor: float = 10.0  #: and ends at this multiple of its beginning
 

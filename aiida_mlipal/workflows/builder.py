@@ -71,7 +71,7 @@ class CampaignBuilderMixin(ProtocolMixin):
         loaded = _load_codes(codes, engine)
         stage_options = {stage: _options(loaded[stage], (options or {}).get(stage, {})) for stage in STAGES}
 
-        builder: ProcessBuilder = cls.get_builder()  # type: ignore[attr-defined]
+        builder: ProcessBuilder = cls.get_builder()
         builder.seed = orm.Int(seed)
         if dataset is not None:
             builder.dataset = dataset

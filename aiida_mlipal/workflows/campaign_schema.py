@@ -93,16 +93,19 @@ class _Section(BaseModel):
 class JobOptions(_Section):
     """What the scheduler of a stage's computer is asked for."""
 
-    resources: dict[str, int | str] | None = Field(default=None, description='Machines and MPI ranks, for example {num_machines: 1, num_mpiprocs_per_machine: 4}.'
+    resources: dict[str, int | str] | None = Field(
+        default=None, description='Machines and MPI ranks, for example {num_machines: 1, num_mpiprocs_per_machine: 4}.'
     )
     max_wallclock_seconds: int | None = Field(default=None, gt=0, description='Wall time limit of one job, in s.')
     queue_name: str | None = Field(default=None, description='Queue or partition.')
     account: str | None = Field(default=None, description='Account or project to charge.')
     qos: str | None = Field(default=None, description='Quality of service.')
-    withmpi: bool | None = Field(default=None, description='Start the program through mpirun; the default is what the code says.'
+    withmpi: bool | None = Field(
+        default=None, description='Start the program through mpirun; the default is what the code says.'
     )
     modules: list[str] = Field(default=[], description='Environment modules to load before the program starts.')
-    custom_scheduler_commands: str | None = Field(default=None, description="Further scheduler directives, for example '#SBATCH --gpus=1'."
+    custom_scheduler_commands: str | None = Field(
+        default=None, description="Further scheduler directives, for example '#SBATCH --gpus=1'."
     )
     environment_variables: dict[str, str] | None = Field(default=None, description='Environment variables of the job.')
 
@@ -115,18 +118,28 @@ class JobOptions(_Section):
 
 
 class _Stage(_Section):
-    options: JobOptions = Field(default_factory=JobOptions, description="Resources, queue, account, modules of this stage's jobs.")
+    options: JobOptions = Field(
+        default_factory=JobOptions, description="Resources, queue, account, modules of this stage's jobs."
+    )
 
 
 class Label(_Stage):
     """How frames are labelled with energies, forces and stresses."""
 
-    engine: Annotated[str, AfterValidator(_engine)] = Field(default='quantumespresso', description='The program that labels.')
-    code: str = Field(description='Code as label@computer: pw.x, or for the engine `ase` a Python with ASE.')
-    pseudo_family: str | None = Field(default=None, description='Label of an aiida-pseudo family (engine quantumespresso).')
-    kpoints_distance: float | None = Field(default=None, gt=0, description='Largest distance of k-points, 1/Å. The mesh is fixed per structure, strained or not.'
+    engine: Annotated[str, AfterValidator(_engine)] = Field(
+        default='quantumespresso', description='The program that labels.'
     )
-    kpoints_offset: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(default=None, description='Offset of the k-point mesh in units of its spacing, three numbers (0 or 0.5).'
+    code: str = Field(description='Code as label@computer: pw.x, or for the engine `ase` a Python with ASE.')
+    pseudo_family: str | None = Field(
+        default=None, description='Label of an aiida-pseudo family (engine quantumespresso).'
+    )
+    kpoints_distance: float | None = Field(
+        default=None,
+        gt=0,
+        description='Largest distance of k-points, 1/Å. The mesh is fixed per structure, strained or not.',
+    )
+    kpoints_offset: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
+        default=None, description='Offset of the k-point mesh in units of its spacing, three numbers (0 or 0.5).'
     )
     calculator: str | None = Field(default=None, description='ASE calculator, for example emt or tblite (engine ase).')
     parameters: dict[str, Any] = Field(
@@ -135,7 +148,9 @@ class Label(_Stage):
         '(Ry), or keyword arguments of the ASE calculator.',
     )
     max_concurrent: int | None = Field(default=None, gt=0, description='Labels that run at the same time.')
-    reuse: bool | None = Field(default=None, description='Take labels of the same frame and level of theory from earlier campaigns of this profile.'
+    reuse: bool | None = Field(
+        default=None,
+        description='Take labels of the same frame and level of theory from earlier campaigns of this profile.',
     )
 
     @model_validator(mode='after')
@@ -153,7 +168,9 @@ class Train(_Stage):
     """How the committee is trained."""
 
     code: str = Field(description='A Python that has mace-torch, as label@computer.')
-    n_members: int | None = Field(default=None, gt=0, description='Members of the committee, each from a seed of its own.')
+    n_members: int | None = Field(
+        default=None, gt=0, description='Members of the committee, each from a seed of its own.'
+    )
     settings: Annotated[dict[str, Any], _settings('train')] = Field(
         default_factory=dict, description='Settings of MACE over those of the protocol.'
     )
@@ -162,7 +179,8 @@ class Train(_Stage):
 class Explore(_Stage):
     """How the molecular dynamics that finds new frames is run."""
 
-    code: str | None = Field(default=None, description='A Python that has mace-torch and torch-sim; by default that of `train`.'
+    code: str | None = Field(
+        default=None, description='A Python that has mace-torch and torch-sim; by default that of `train`.'
     )
     settings: Annotated[dict[str, Any], _settings('explore')] = Field(
         default_factory=dict, description='Settings of the molecular dynamics over those of the protocol.'
@@ -179,19 +197,27 @@ class Validation(_Section):
     """The equation of state (and with it the lattice constant) of the final model against the reference."""
 
     n_volumes: int | None = Field(default=None, ge=5, description='Volumes of the fit.')
-    max_strain: float | None = Field(default=None, gt=0, lt=0.3, description='Largest strain of lengths, in both directions.')
+    max_strain: float | None = Field(
+        default=None, gt=0, lt=0.3, description='Largest strain of lengths, in both directions.'
+    )
 
 
 class Campaign(_Section):
     """A whole campaign."""
 
-    protocol: Literal['fast', 'balanced', 'stringent'] = Field(default='balanced', description='Where all defaults come from.')
+    protocol: Literal['fast', 'balanced', 'stringent'] = Field(
+        default='balanced', description='Where all defaults come from.'
+    )
     seed: int = Field(default=1, ge=0, description='Every random number of the campaign follows from it.')
     structures: Annotated[list[int | str], AfterValidator(_structures), Field(min_length=1)] = Field(
         description='Files that ASE reads (relative to this file), or PKs or UUIDs of StructureData.'
     )
-    dataset: int | str | None = Field(default=None, description='PK or UUID of a labelled ConfigurationsData to start from.')
-    seeds: Annotated[list[dict[str, Any]] | None, AfterValidator(_recipe)] = Field(default=None, description='Generators of the first frames; each item: generator, n_frames (per structure), parameters.'
+    dataset: int | str | None = Field(
+        default=None, description='PK or UUID of a labelled ConfigurationsData to start from.'
+    )
+    seeds: Annotated[list[dict[str, Any]] | None, AfterValidator(_recipe)] = Field(
+        default=None,
+        description='Generators of the first frames; each item: generator, n_frames (per structure), parameters.',
     )
     label: Label = Field(description='Labelling.')
     train: Train = Field(description='Training.')

@@ -23,6 +23,6 @@ def allowed_lanes(max_concurrent: int) -> int:
     """
     slots = int(get_config_option('daemon.worker_process_slots'))
     active = {'attributes.process_state': {'in': ['created', 'running', 'waiting']}}
-    live = orm.QueryBuilder().append(orm.ProcessNode, filters=active).count()
+    live = int(orm.QueryBuilder().append(orm.ProcessNode, filters=active).count())
     free = int(SLOT_SHARE * slots) - live
     return max(1, min(max_concurrent, free // SLOTS_PER_LANE))

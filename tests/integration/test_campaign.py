@@ -13,6 +13,8 @@ from aiida import orm
 from aiida.engine import submit
 
 from aiida_mlipal.provenance.lineage import trace
+from aiida_mlipal.report import write_report
+from tests.documented import blocks, campaign_commands
 from tests.integration.conftest import pw_calculations, wait
 
 pytestmark = [pytest.mark.codes, pytest.mark.timeout(1200)]
@@ -76,7 +78,7 @@ def test_the_random_stream_is_never_trained_on(campaign):
     for training in (node for node in campaign.called_descendants if node.process_label == 'MaceTrainCalculation'):
         seen = training.inputs.dataset.configurations
         trained = set(seen.frame_id[seen.is_labelled & seen.has_role('train')].tolist())
-        assert len(trained) == training.outputs.results['n_train'] + training.outputs.results['n_valid']
+        assert len(trained) == training.outputs.results['n_train'] + len(training.outputs.results['valid_frame_ids'])
         assert not trained & stream
 
 
@@ -95,6 +97,35 @@ def test_isolated_atoms_are_polarised(campaign):
     atoms = dataset.take(dataset.has_role('isolated_atom') & dataset.is_labelled)
     assert len(atoms) >= 2
     assert atoms.multiplicity[np.argmin(atoms.energy)] == 3
+
+
+@pytest.mark.parametrize('command', campaign_commands(), ids=lambda command: command.text)
+def test_documented_command(campaign, command, tmp_path, monkeypatch):
+    """Every command of README and documentation that is about a campaign runs on this one."""
+    monkeypatch.chdir(tmp_path)
+    outputs = campaign.outputs
+    nodes = {'MODEL': outputs.model, 'DATASET': outputs.dataset, 'SELECTION': outputs.selections.iteration_00}
+    result = command.invoke(PK=campaign.pk, **{name: node.pk for name, node in nodes.items()})
+    assert result.exit_code == 0, result.output
+
+
+def test_documented_python(campaign):
+    """The blocks of the page on decisions run, one after the other, on this campaign."""
+    scope = {'PK': campaign.pk}
+    found = [block for block in blocks('python') if 'read_decision' in block.source]
+    assert found
+    for block in found:
+        exec(compile(block.text, block.source, 'exec'), scope)
+
+
+def test_report_shows_the_campaign(campaign, tmp_path):
+    """The report is one file that needs nothing else, with the sections that a reader looks for."""
+    write_report(campaign, tmp_path / 'report.html')
+    page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+    for title in ('Learning curve', 'Errors on random frames', 'selected, and why', 'Level of theory', 'software'):
+        assert title in page
+    assert '<svg' in page
+    assert 'src="http' not in page
 
 
 def test_repeated_with_reuse_it_starts_no_dft(campaign, campaign_builder):

@@ -27,9 +27,7 @@ def test_only_labelled_training_frames():
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order():
     frames = _frames(20)
-    drawn = {
-        seed: set(split(frames, TrainingSettings(seeds=(0,), split_seed=seed))[1].frame_id) for seed in range(5)
-    }
+    drawn = {seed: set(split(frames, TrainingSettings(seeds=(0,), split_seed=seed))[1].frame_id) for seed in range(5)}
     assert len({frozenset(ids) for ids in drawn.values()}) > 1
     backwards = frames.take(np.arange(20)[::-1])
     assert set(split(backwards, TrainingSettings(seeds=(9,), split_seed=3))[1].frame_id) == drawn[3]
@@ -42,7 +40,7 @@ def test_there_is_always_a_frame_for_either(fraction):
 
 
 def test_one_frame_is_not_enough():
-    with pytest.raises(ValueError, match='at least 2 labelled frames with role `train`.*got 1 among 4'):
+    with pytest.raises(ValueError, match=r'at least 2 labelled frames with role `train`.*got 1 among 4'):
         split(Configurations.concatenate([_frames(1), _frames(3, 'test')]), TrainingSettings(seeds=(0,)))
 
 

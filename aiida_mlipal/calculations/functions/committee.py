@@ -19,5 +19,5 @@ def assemble_committee(**members: MlipModelData) -> MlipModelData:
 @calcfunction
 def settings_of_failed_members(settings: orm.Dict, results: orm.Dict) -> orm.Dict:
     """Return training settings for those members alone that failed in a first job."""
-    failed = [member['seed'] for member in results['members'].values() if member['failed']]
+    failed = [member['seed'] for member in results['members'].values() if member['status'] == 'failed']
     return orm.Dict({**settings.get_dict(), 'seeds': failed})

@@ -22,7 +22,7 @@ def merge_datasets(**parts: ConfigurationsData) -> ConfigurationsData:
     """
     nodes = [parts[name] for name in sorted(parts)]
     for node in nodes[1:]:
-        require_equal(nodes[0].level_of_theory, node.level_of_theory, 'datasets')
+        require_equal(nodes[0].level_of_theory or {}, node.level_of_theory or {}, 'datasets')
     merged = Configurations.concatenate([node.configurations for node in nodes])
     first: dict[str, int] = {}
     for row, frame in enumerate(merged.frame_id.tolist()):

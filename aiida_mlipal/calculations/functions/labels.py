@@ -78,7 +78,7 @@ def assemble_labels(configurations: ConfigurationsData, **sources: Configuration
     frames = configurations.configurations
     nodes = [sources[key] for key in sorted(sources)]
     for node in nodes[1:]:
-        require_equal(nodes[0].level_of_theory, node.level_of_theory, 'label chunks')
+        require_equal(nodes[0].level_of_theory or {}, node.level_of_theory or {}, 'label chunks')
     merged = Configurations.concatenate([node.configurations for node in nodes])
     rows: dict[str, int] = {}
     for row, (frame, status) in enumerate(zip(merged.frame_id.tolist(), merged.status.tolist(), strict=True)):

@@ -29,8 +29,8 @@ class Task:
 class LabelEngine(Protocol):
     """Builds the inputs of an existing WorkChain or CalcJob and turns its outputs into labels.
 
-    ``inputs`` is everywhere the ``engine_inputs`` namespace of :class:`LabelWorkChain`: code, parameters and so on, the nodes
-    that all frames share. An engine is stateless; to add one, register the class under the entry point group
+    ``inputs`` is everywhere the ``engine_inputs`` namespace of :class:`LabelWorkChain`: code, parameters and so on, the
+    nodes that all frames share. An engine is stateless; to add one, register the class under the entry point group
     ``aiida_mlipal.engines``.
     """
 

@@ -1,0 +1,212 @@
+"""Explore configuration space with the current model: dynamics with one member, the committee on the saved frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
+from aiida_mlipal.runners.dynamics import Replica, Trajectory, propagate
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.evaluation import Evaluation
+from aiida_mlipal.science.exploration_settings import ExplorationSettings
+from aiida_mlipal.science.settings import from_dict
+
+__all__ = ('STREAM', 'collect', 'draw_stream', 'explore', 'farthest_points', 'make_replicas', 'run', 'side_of')
+
+#: Roles of the random stream; the trajectories alternate between them.
+STREAM = ('calibration', 'test')
+
+
+def make_replicas(starts: Configurations, settings: ExplorationSettings) -> list[Replica]:
+    """Return the replicas: the temperature varies slowest, replica ``i`` begins at start ``i % n_starts``."""
+    offsets = starts.offsets
+    replicas = []
+    for index in range(settings.n_replicas):
+        start = index % len(starts)
+        atoms = slice(offsets[start], offsets[start + 1])
+        replicas.append(
+            Replica(
+                index=index,
+                numbers=starts.numbers[atoms],
+                positions=starts.positions[atoms],
+                cell=starts.cell[start],
+                pbc=starts.pbc[start],
+                temperature=float(settings.temperatures[index // settings.n_replicas_per_temperature]),
+            )
+        )
+    return replicas
+
+
+def side_of(index: int, n_starts: int, iteration: int) -> str:
+    """Return the role that frames of trajectory ``index`` take in the random stream.
+
+    Neighbouring starts alternate, so do the passes over all starts, and so do iterations: neither a start nor a
+    temperature belongs to one side only.
+    """
+    return STREAM[(index % n_starts + index // n_starts + iteration) % 2]
+
+
+def _name(replica: Replica, settings: ExplorationSettings) -> str:
+    return f'i{settings.iteration:02d}-r{replica.index:03d}'
+
+
+def collect(
+    trajectories: Sequence[Trajectory], starts: Configurations, settings: ExplorationSettings
+) -> Configurations:
+    """Return all visited frames as candidates, by trajectory and step.
+
+    ``origin`` is ``nvt``; where a replica left its bounds, ``last_safe`` for the frame before and ``first_unsafe`` for
+    the one after. Here each frame receives its ``frame_id``.
+    """
+    rows: list[dict[str, Any]] = []
+    for trajectory in trajectories:
+        replica = trajectory.replica
+        start = replica.index % len(starts)
+        frames = list(zip(trajectory.steps, trajectory.positions, strict=True))
+        origins = ['nvt'] * len(frames)
+        if trajectory.reason and frames:
+            origins[-1] = 'last_safe'
+        if trajectory.unsafe is not None:
+            frames.append((trajectory.n_steps, trajectory.unsafe))
+            origins.append('first_unsafe')
+        rows += [
+            {
+                'atoms': Atoms(numbers=replica.numbers, positions=positions, cell=replica.cell, pbc=replica.pbc),
+                'reference_cell': starts.reference_cell[start],
+                'charge': starts.charge[start],
+                'multiplicity': starts.multiplicity[start],
+                'origin': origin,
+                'trajectory': _name(replica, settings),
+                'parent': starts.frame_id[start],
+                'step': step,
+                'temperature': replica.temperature,
+            }
+            for (step, positions), origin in zip(frames, origins, strict=True)
+        ]
+    if not rows:
+        return Configurations.empty()
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    return Configurations.from_atoms(columns.pop('atoms'), role='candidate', **columns)
+
+
+def draw_stream(frames: Configurations, n_starts: int, settings: ExplorationSettings) -> NDArray[np.str_]:
+    """Return a role per visited frame: the random stream's, or ``candidate``.
+
+    A seeded draw without replacement, uniform over the visited frames of each side, and half of ``n_stream`` from each
+    as far as they go (the odd one alternates with the iteration). If all of a side came from one trajectory and
+    another exists, the last is replaced by the next in the draw from another.
+    """
+    roles = np.full(len(frames), 'candidate', dtype='<U11')
+    index = np.array([int(name.split('-r')[1]) for name in frames.trajectory.tolist()], dtype=np.int64)
+    sides = np.array([side_of(i, n_starts, settings.iteration) for i in index.tolist()], dtype='<U11')
+    order = np.random.default_rng([settings.seed, settings.iteration]).permutation(len(frames))
+    rows = {side: order[sides[order] == side] for side in STREAM}
+    first, second = (STREAM, STREAM[::-1])[settings.iteration % 2]
+    share = {first: (settings.n_stream + 1) // 2, second: settings.n_stream // 2}
+    share[first] = max(share[first], settings.n_stream - len(rows[second]))
+    share[second] = settings.n_stream - min(share[first], len(rows[first]))
+    for side in STREAM:
+        drawn = rows[side][: share[side]]
+        others = rows[side][share[side] :]
+        if len(drawn) > 1 and len(set(index[drawn].tolist())) == 1:
+            elsewhere = others[index[others] != index[drawn[0]]]
+            if len(elsewhere):
+                drawn = np.append(drawn[:-1], elsewhere[0])
+        roles[drawn] = side
+    return roles
+
+
+def farthest_points(descriptors: NDArray[np.float64], given: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return ``n`` rows in order: those ``given``, then greedily the one farthest from all taken so far.
+
+    Memory and time per pick are linear in the number of rows. Without ``given`` the first row begins.
+    """
+    taken = given.tolist()[:n] or [0]
+    distance = np.full(len(descriptors), np.inf)
+    for row in taken:
+        distance = np.minimum(distance, np.linalg.norm(descriptors - descriptors[row], axis=1))
+    while len(taken) < n:
+        distance[taken[-1]] = -1.0
+        row = int(np.argmax(distance))
+        taken.append(row)
+        distance = np.minimum(distance, np.linalg.norm(descriptors - descriptors[row], axis=1))
+    return np.array(taken[:n], dtype=np.int64)
+
+
+def _thin(frames: Configurations, evaluation: Evaluation, max_candidates: int) -> NDArray[np.int64]:
+    """Return the rows of the pool: the whole random stream, and at most ``max_candidates`` others, in frame order."""
+    candidates = np.flatnonzero(frames.role == 'candidate')
+    if len(candidates) > max_candidates:
+        edge = np.flatnonzero(np.isin(frames.origin[candidates], ('last_safe', 'first_unsafe')))
+        candidates = candidates[farthest_points(evaluation.descriptors[candidates], edge, max_candidates)]
+    return np.sort(np.concatenate([np.flatnonzero(frames.role != 'candidate'), candidates]))
+
+
+def explore(
+    starts: Configurations, models: Sequence[Any], settings: ExplorationSettings
+) -> tuple[Configurations, Evaluation, dict[str, Any]]:
+    """Return the pool, its evaluation row by row, and the statistics of what was visited.
+
+    :raises ValueError: for no starts, or a start with an element that the model does not know.
+    """
+    if not len(starts):
+        raise ValueError('there are no starts: give at least one frame.')
+    check_elements(starts, models[0], 'the starts')
+    begin = time.perf_counter()
+    trajectories = propagate(make_replicas(starts, settings), models[0], settings)
+    propagated = time.perf_counter()
+    frames = collect(trajectories, starts, settings)
+    frames = frames.with_columns(role=draw_stream(frames, len(starts), settings))
+    evaluation = evaluate(frames, models, batch_atoms=settings.atoms_per_batch)
+    evaluated = time.perf_counter()
+    uncertainties = evaluation.max_forces_std
+    rows = _thin(frames, evaluation, settings.max_candidates)
+    n_steps = sum(trajectory.n_steps for trajectory in trajectories)
+    seconds = max(propagated - begin, 1e-9)
+    quantiles = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+    results = {
+        'n_replicas': len(trajectories),
+        'n_steps': n_steps,
+        'n_visited': len(frames),
+        'n_pool': len(rows),
+        'stopped': [
+            {
+                'trajectory': _name(trajectory.replica, settings),
+                'step': trajectory.n_steps,
+                'time_fs': trajectory.n_steps * settings.time_step,
+                'temperature': trajectory.replica.temperature,
+                'reason': trajectory.reason,
+            }
+            for trajectory in trajectories
+            if trajectory.reason
+        ],
+        'visited_max_forces_std': uncertainties.tolist(),
+        'visited_uncertainty_quantiles': (
+            {f'{q:g}': float(np.quantile(uncertainties, q)) for q in quantiles} if len(frames) else {}
+        ),
+        'steps_per_second': n_steps / seconds,
+        'atom_steps_per_second': sum(t.n_steps * len(t.replica.numbers) for t in trajectories) / seconds,
+        'propagate_s': seconds,
+        'evaluate_s': evaluated - propagated,
+    }
+    return frames.take(rows), evaluation.take(rows), results
+
+
+def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read ``starts.npz`` and the member models, write ``pool.npz`` and ``evaluation.npz``, return the statistics."""
+    import torch
+
+    plan = from_dict(ExplorationSettings, settings)
+    torch.set_num_threads(plan.threads)
+    models = load_models(member_files(folder), device=plan.device, dtype=plan.dtype)
+    pool, evaluation, results = explore(Configurations.load(folder / 'starts.npz'), models, plan)
+    pool.save(folder / 'pool.npz')
+    evaluation.save(folder / 'evaluation.npz')
+    return {'results': results}

@@ -1,0 +1,168 @@
+"""The one module that knows MACE's command line and training loop (0.3.14 to 0.3.x).
+
+Faults of MACE that are handled here: an incomplete last batch is dropped and a batch larger than the set crashes, so
+it is clamped; a validation loss that is not a number is taken for the best one and training goes on, so
+:class:`_Watch` raises; ``--patience`` announces a stop and goes on (ACEsuit/mace#1384), so :class:`_Watch` stops.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from aiida_mlipal.science.training_settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ('TrainingStopped', 'arguments', 'best_checkpoint', 'errors', 'inspect_model', 'run')
+
+
+class TrainingStopped(Exception):  # noqa: N818 - a request, not an error
+    """Somebody asked a training to end."""
+
+
+def arguments(
+    settings: TrainingSettings,
+    *,
+    name: str,
+    seed: int,
+    train_file: Path,
+    valid_file: Path,
+    n_train: int,
+    e0s: dict[int, float],
+    restart_epoch: int | None = None,
+) -> list[str]:
+    """Return the command line of ``mace_run_train`` for one member, to be run in the member's own folder.
+
+    :param e0s: energies of the atoms in eV. Always explicit: MACE's other ways depend on what is in the files.
+    :param restart_epoch: the epoch of the checkpoint to load; nothing is trained then, MACE only writes the model.
+    """
+    epochs = settings.max_num_epochs if restart_epoch is None else restart_epoch
+    options: dict[str, Any] = {
+        'name': name,
+        'seed': seed,
+        'train_file': train_file,
+        'valid_file': valid_file,
+        'E0s': '{' + ', '.join(f'{number}: {energy!r}' for number, energy in sorted(e0s.items())) + '}',
+        'energy_key': 'REF_energy',
+        'forces_key': 'REF_forces',
+        'stress_key': 'REF_stress',
+        'model': settings.model,
+        'r_max': settings.r_max,
+        'num_channels': settings.num_channels,
+        'max_L': settings.max_L,
+        'max_ell': settings.max_ell,
+        'num_interactions': settings.num_interactions,
+        'correlation': settings.correlation,
+        'loss': settings.loss,
+        'energy_weight': settings.energy_weight,
+        'forces_weight': settings.forces_weight,
+        'stress_weight': settings.stress_weight,
+        'max_num_epochs': epochs,
+        'batch_size': min(settings.batch_size, n_train),
+        'valid_batch_size': settings.batch_size,
+        'lr': settings.lr,
+        'scheduler': 'ReduceLROnPlateau',
+        'lr_factor': settings.lr_factor,
+        'scheduler_patience': settings.scheduler_patience,
+        'ema_decay': settings.ema_decay,
+        'device': settings.device,
+        'default_dtype': settings.dtype,
+        'eval_interval': 1,
+        'error_table': 'PerAtomRMSE',
+        'plot': False,
+        'launcher': 'none',
+    }
+    flags = ['ema', 'save_cpu'] + ([] if restart_epoch is None else ['restart_latest'])
+    return [f'--{key}={value}' for key, value in options.items()] + [f'--{flag}' for flag in flags]
+
+
+def run(command_line: Sequence[str], stop: Callable[[], bool]) -> None:
+    """Train one member in the current folder, in this process.
+
+    :param stop: asked after each batch from the second epoch on (then there is a checkpoint) whether to end.
+    :raises TrainingStopped: if so.
+    :raises FloatingPointError: if the validation loss is not a finite number.
+    """
+    from mace import tools
+    from mace.cli import run_train
+
+    class _Watch(tools.MetricsLogger):
+        def log(self, d: dict[str, Any]) -> None:
+            super().log(d)
+            if d['mode'] == 'eval' and not math.isfinite(d['loss']):
+                raise FloatingPointError(f'the validation loss is {d["loss"]} after epoch {d["epoch"]}')
+            # A batch of a later epoch: the checkpoint of the last epoch is complete by now.
+            if d['mode'] == 'opt' and d['epoch'] > 0 and stop():
+                raise TrainingStopped
+
+    def no_torchscript(*_: Any) -> None:
+        raise NotImplementedError  # MACE passes over it
+
+    tools.MetricsLogger = _Watch
+    # Besides the model MACE compiles a TorchScript copy, for seconds per member; nobody reads it here.
+    run_train.jit = SimpleNamespace(compile=no_torchscript)
+    run_train.run(tools.build_default_arg_parser().parse_args(list(command_line)))
+
+
+def best_checkpoint(folder: Path) -> int | None:
+    """Return the epoch of the newest checkpoint (MACE writes one when the validation loss has improved)."""
+    epochs = [
+        int(match[1])
+        for path in (folder / 'checkpoints').glob('*.pt')
+        if (match := re.search(r'_epoch-(\d+)\.pt$', path.name))
+    ]
+    return max(epochs, default=None)
+
+
+def inspect_model(path: Path) -> dict[str, Any]:
+    """Return what is to be known of a model file without unpickling it again: elements, cutoff, size, precision."""
+    import torch
+    from ase.data import chemical_symbols
+
+    model = torch.load(path, map_location='cpu', weights_only=False)
+    return {
+        'elements': [chemical_symbols[int(number)] for number in model.atomic_numbers],
+        'r_max': float(model.r_max),
+        'dtype': str(next(model.parameters()).dtype).removeprefix('torch.'),
+        'n_parameters': sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings) -> dict[str, float]:
+    """Return the RMSE of a model file on labelled ``frames``: energy (eV per atom), forces (eV/Å), stress (eV/Å³)."""
+    import numpy as np
+    import torch
+    from mace import data, tools
+
+    model = torch.load(path, map_location=settings.device, weights_only=False)
+    table = tools.AtomicNumberTable([int(number) for number in model.atomic_numbers])
+    keys = data.KeySpecification(
+        info_keys={'energy': 'REF_energy', 'stress': 'REF_stress'}, arrays_keys={'forces': 'REF_forces'}
+    )
+    dataset = [
+        data.AtomicData.from_config(
+            data.config_from_atoms(atoms, key_specification=keys), z_table=table, cutoff=float(model.r_max)
+        )
+        for atoms in frames
+    ]
+    loader = tools.torch_geometric.dataloader.DataLoader(dataset, batch_size=settings.batch_size, shuffle=False)
+    squares: dict[str, list[Any]] = {'energy_rmse_per_atom': [], 'force_rmse': [], 'stress_rmse': []}
+    for batch in loader:
+        batch = batch.to(settings.device)
+        result = model(batch.to_dict(), compute_stress=True)
+        n_atoms = batch.ptr[1:] - batch.ptr[:-1]
+        has_stress = batch.stress_weight > 0
+        for name, difference in (
+            ('energy_rmse_per_atom', (result['energy'] - batch.energy) / n_atoms),
+            ('force_rmse', result['forces'] - batch.forces),
+            ('stress_rmse', (result['stress'] - batch.stress)[has_stress]),
+        ):
+            squares[name].append(difference.detach().double().square().flatten().cpu().numpy())
+    joined = {name: np.concatenate(values) for name, values in squares.items()}
+    return {name: float(np.sqrt(values.mean())) if values.size else math.nan for name, values in joined.items()}

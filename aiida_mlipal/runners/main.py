@@ -1,0 +1,116 @@
+"""What every runner shares: read ``settings.json``, run, write ``result.json``. Only Python's standard library here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ('RESULT', 'SETTINGS', 'describe_device', 'error_kind', 'main', 'software', 'to_json', 'write_json')
+
+SETTINGS: Final = 'settings.json'
+RESULT: Final = 'result.json'
+
+#: Import name -> distribution; those that were imported by the end of a run are recorded with their versions.
+_DISTRIBUTIONS: Final = {
+    'ase': 'ase',
+    'e3nn': 'e3nn',
+    'mace': 'mace-torch',
+    'numpy': 'numpy',
+    'scipy': 'scipy',
+    'tblite': 'tblite',
+    'torch': 'torch',
+    'torch_sim': 'torch-sim-atomistic',
+}
+
+
+def to_json(value: Any) -> Any:
+    """Return ``value`` with NumPy types as Python's and non-finite numbers as ``None``, as databases want them."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if hasattr(value, 'tolist'):  # NumPy arrays and scalars
+        return to_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` in one go: whoever reads ``path`` finds all of it or nothing."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(to_json(values), indent=1, sort_keys=True, allow_nan=False), encoding='utf-8')
+    os.replace(partial, path)
+
+
+def software() -> dict[str, str]:
+    """Return the versions of Python and of the packages that this process has imported."""
+    versions = {'python': platform.python_version()}
+    for module, distribution in _DISTRIBUTIONS.items():
+        if module in sys.modules:
+            try:
+                versions[distribution] = version(distribution)
+            except PackageNotFoundError:
+                versions[distribution] = str(getattr(sys.modules[module], '__version__', 'unknown'))
+    return versions
+
+
+def describe_device(device: str) -> str:
+    """Return ``device`` with the name of the graphics card, if it is one."""
+    torch = sys.modules.get('torch')
+    if device.startswith('cuda') and torch is not None and torch.cuda.is_available():
+        return f'{device} ({torch.cuda.get_device_name(device)})'
+    return device
+
+
+def error_kind(exception: BaseException) -> str:
+    """Return the machine-readable kind of an error: what a workflow decides upon."""
+    text = str(exception).lower()
+    if (
+        isinstance(exception, MemoryError)
+        or 'out of memory' in text
+        or 'outofmemory' in type(exception).__name__.lower()
+    ):
+        return 'out_of_memory'
+    if isinstance(exception, FloatingPointError):
+        return 'non_finite'
+    if isinstance(exception, ModuleNotFoundError):
+        return 'missing_package'
+    return 'exception'
+
+
+def main(run: Callable[[dict[str, Any], Path], dict[str, Any]]) -> None:
+    """Call ``run(settings, folder)`` in the current folder and leave ``result.json``; exit with 1 if it raised.
+
+    ``result.json`` holds ``status`` (``ok`` or ``error``), ``software`` (versions), ``device``, ``wall_s`` and what
+    ``run`` returned; in the case of an error ``error``, ``kind`` (see :func:`error_kind`) and ``traceback``.
+    """
+    folder = Path.cwd()
+    start = time.monotonic()
+    device = 'cpu'
+    outcome: dict[str, Any]
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding='utf-8'))
+        device = str(settings.get('device', 'cpu'))
+        outcome = {'status': 'ok', **run(settings, folder)}
+    except Exception as exception:
+        outcome = {
+            'status': 'error',
+            'error': f'{type(exception).__name__}: {exception}',
+            'kind': error_kind(exception),
+            'traceback': traceback.format_exc(),
+        }
+        traceback.print_exc()
+    frame = {'software': software(), 'device': describe_device(device), 'wall_s': round(time.monotonic() - start, 3)}
+    write_json(folder / RESULT, {**frame, **outcome})
+    if outcome['status'] != 'ok':
+        sys.exit(1)

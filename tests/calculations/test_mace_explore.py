@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from aiida.engine import run_get_node
+from aiida.orm import Dict
+from ase.build import bulk
+
+from aiida_mlipal.calculations.mace_explore import MaceExploreCalculation
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.configurations import Configurations
+from tests.committee import copper
+
+SETTINGS = {'seed': 3, 'n_steps': 20, 'temperatures': [300.0], 'n_replicas_per_temperature': 4, 'n_stream': 2}
+
+
+@pytest.mark.codes
+def test_job_returns_pool_evaluation_and_results(python_code, committee_node):
+    starts = Configurations.from_atoms([copper(1), copper(2)])
+    _, node = run_get_node(
+        MaceExploreCalculation,
+        code=python_code, model=committee_node, starts=ConfigurationsData(starts), settings=Dict(SETTINGS),
+    )  # fmt: skip
+    assert node.is_finished_ok, node.exit_message
+    pool, evaluation = node.outputs.pool.configurations, node.outputs.evaluation.evaluation
+    results = node.outputs.results.get_dict()
+    assert pool.frame_id.tolist() == evaluation.frame_id.tolist()
+    assert node.outputs.pool.base.attributes.get('roles') == {'candidate': 6, 'calibration': 1, 'test': 1}
+    assert set(pool.parent.tolist()) == set(starts.frame_id.tolist())
+    assert node.outputs.evaluation.model_sha256 == committee_node.digest
+    np.testing.assert_allclose(results['visited_max_forces_std'], evaluation.max_forces_std)
+    assert {'mace-torch', 'torch-sim-atomistic'} <= set(results['software'])
+    assert results['device'] == 'cpu'
+
+
+@pytest.mark.parametrize(
+    ('frames', 'settings', 'message'),
+    [
+        ([bulk('Au', cubic=True)], {}, 'hold Au, but the model knows only Cu'),
+        ([bulk('Cu')], {}, 'single atom'),
+        ([], {}, 'no frames'),
+        ([bulk('Cu', cubic=True)], {'temperature': [300]}, 'Did you mean `temperatures`'),
+    ],
+)
+def test_bad_input_is_refused_before_submission(python_code, committee_node, frames, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_get_node(
+            MaceExploreCalculation,
+            code=python_code,
+            model=committee_node,
+            starts=ConfigurationsData(Configurations.from_atoms(frames)),
+            settings=Dict({**SETTINGS, **settings}),
+        )

@@ -1,0 +1,49 @@
+"""The training's CalcJob: what it refuses and what it writes. Whole runs are in ``tests/parsers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aiida.common.folders import SandboxFolder
+from aiida.engine import run
+from aiida.engine.utils import instantiate_process
+from aiida.manage import get_manager
+from aiida.orm import Dict
+
+from aiida_mlipal.calculations.mace_train import MaceTrainCalculation
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.configurations import Configurations
+from tests.runners.training import copper
+
+
+def _builder(code, configurations, **settings):
+    builder = MaceTrainCalculation.get_builder()
+    builder.code = code
+    builder.dataset = ConfigurationsData(configurations)
+    builder.settings = Dict({'seeds': [1], **settings})
+    return builder
+
+
+def test_frames_of_the_random_stream_never_leave_the_house(python_code):
+    """Only training frames and isolated atoms are written for the job."""
+    frames = copper()
+    roles = frames.role.copy()
+    roles[:3] = ['test', 'calibration', 'candidate']
+    frames = frames.with_columns(role=roles)
+    with SandboxFolder() as folder:
+        process = instantiate_process(get_manager().get_runner(), _builder(python_code, frames))
+        process.prepare_for_submission(folder)
+        written = Configurations.load(Path(folder.abspath) / 'dataset.npz')
+    assert written.frame_id.tolist() == frames.frame_id[3:].tolist()
+
+
+def test_too_few_frames(python_code):
+    with pytest.raises(ValueError, match='at least 2 labelled frames with role `train`'):
+        run(_builder(python_code, copper(1)))
+
+
+def test_no_isolated_atom(python_code):
+    frames = copper()
+    with pytest.raises(ValueError, match=r"no labelled isolated atom for \['Cu'\]"):
+        run(_builder(python_code, frames.take(frames.has_role('train'))))

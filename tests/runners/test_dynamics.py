@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111
+
+from aiida_mlipal.runners import dynamics
+from aiida_mlipal.runners.dynamics import Langevin, Replica, propagate
+from aiida_mlipal.science.exploration_settings import ExplorationSettings
+
+
+def replica(index: int, atoms: Atoms | None = None, temperature: float = 600.0, **columns) -> Replica:
+    atoms = bulk('Cu', 'fcc', a=3.6, cubic=True) if atoms is None else atoms
+    values = {
+        'numbers': atoms.numbers, 'positions': atoms.positions, 'cell': atoms.cell.array, 'pbc': atoms.pbc, **columns
+    }  # fmt: skip
+    return Replica(index=index, temperature=temperature, **values)
+
+
+def settings(**changes) -> ExplorationSettings:
+    return ExplorationSettings(**{'seed': 5, 'n_steps': 40, 'stride': 10, 'dtype': 'float64', **changes})
+
+
+@pytest.fixture(scope='module')
+def model(committee):
+    return committee[0]
+
+
+def test_trajectory_does_not_depend_on_the_batch(model):
+    """Alone, in a batch, or beside a replica that stops at once: the same trajectory."""
+    overlapping = bulk('Cu', 'fcc', a=3.6, cubic=True)
+    overlapping.positions[1] = overlapping.positions[0] + [0.3, 0, 0]
+    replicas = [replica(0, overlapping), replica(1), replica(2, bulk('Cu', cubic=True) * (2, 1, 1)), replica(3)]
+    together = propagate(replicas, model, settings(batch_atoms=1000))
+    by_two = propagate(replicas, model, settings(batch_atoms=12))
+    assert together[0].reason
+    for index in (1, 2, 3):
+        (alone,) = propagate([replicas[index]], model, settings())
+        assert alone.steps == [10, 20, 30, 40]
+        for other in (together[index], by_two[index]):
+            np.testing.assert_allclose(other.positions, alone.positions, atol=1e-9)
+    assert not np.allclose(together[1].positions[0], together[3].positions[0], atol=1e-3)  # their noise differs
+
+
+def test_same_seed_gives_equal_bits_another_does_not(model):
+    first, again, other = (
+        propagate([replica(0), replica(1)], model, settings(seed=seed, n_steps=10)) for seed in (5, 5, 6)
+    )
+    for a, b, c in zip(first, again, other, strict=True):
+        assert np.array_equal(a.positions, b.positions)
+        assert not np.array_equal(a.positions, c.positions)
+
+
+def test_without_friction_energy_is_conserved(model):
+    """The error of velocity Verlet is of second order: half the time step, a quarter of the fluctuation."""
+    spread = []
+    for time_step in (2.0, 1.0):
+        replicas = [replica(index) for index in range(4)]
+        batch = Langevin(replicas, model, time_step=time_step, friction=0.0, key=[1, 0])
+        totals = []
+        for k in range(int(120 / time_step)):
+            batch.step(batch.noise(k, 1)[0])
+            totals.append((batch.energies + batch.kinetic_energies()).tolist())
+        spread.append(np.std(totals, axis=0).mean())
+    assert spread[1] < 1e-3
+    assert 3 < spread[0] / spread[1] < 5.5
+
+
+def test_bath_gives_the_temperature_and_its_fluctuations(model):
+    """A strong bath, 30 replicas: the mean of T within three standard errors, and the fluctuation of T."""
+    replicas = [replica(index, temperature=400.0) for index in range(30)]
+    batch = Langevin(replicas, model, time_step=2.0, friction=0.05, key=[3, 0])
+    samples = []
+    for block in range(5):
+        noise = batch.noise(block, 20)
+        for k in range(20):
+            batch.step(noise[k])
+        samples.append(batch.temperatures().numpy())
+        momentum = (batch._masses * batch.velocities)[:4].sum(dim=0)
+        assert abs(momentum).max() < 1e-10
+    late = np.concatenate(samples[1:])
+    dof = 9
+    error = 400 * np.sqrt(2 / dof / 60)  # taking every second of 120 samples for independent is on the safe side
+    assert abs(late.mean() - 400) < 3 * error
+    assert late.std() == pytest.approx(400 * np.sqrt(2 / dof), rel=0.25)
+
+
+def test_slab_molecule_and_crystal_keep_their_own_periodicity(model):
+    slab = fcc111('Cu', (2, 2, 2), a=3.6, vacuum=6.0)
+    molecule = Atoms('Cu3', positions=[[0, 0, 0], [2.3, 0.1, 0], [0.2, 2.4, 0.1]])
+    replicas = [replica(0, slab), replica(1, molecule, 300.0), replica(2), replica(3, slab * (2, 1, 1))]
+    done = propagate(replicas, model, settings(n_steps=10))
+    assert [trajectory.reason for trajectory in done] == [''] * 4
+    for item in replicas:
+        (alone,) = propagate([item], model, settings(n_steps=10))
+        np.testing.assert_allclose(done[item.index].positions, alone.positions, atol=1e-9)
+
+
+def test_forces_agree_with_mace_calculator_for_every_periodicity(model):
+    import torch
+    from mace.calculators import MACECalculator
+
+    from aiida_mlipal.runners.forces import GraphForces, TorchSimForces, make_forces
+
+    calculator = MACECalculator(models=[model], device='cpu', default_dtype='float64')
+    for pbc, kind in ((True, TorchSimForces), (False, TorchSimForces), ((True, True, False), GraphForces)):
+        frames = [bulk('Cu', cubic=True), bulk('Cu', cubic=True) * (2, 1, 1)]
+        for seed, atoms in enumerate(frames):
+            atoms.rattle(0.1, seed=seed)
+            atoms.pbc = pbc
+            atoms.calc = calculator
+        call = make_forces(
+            model,
+            [atoms.numbers for atoms in frames],
+            np.array([atoms.cell.array for atoms in frames]),
+            np.array([atoms.pbc for atoms in frames]),
+        )
+        assert isinstance(call, kind)
+        energies, forces = call(torch.as_tensor(np.concatenate([atoms.positions for atoms in frames])))
+        np.testing.assert_allclose(energies, [atoms.get_potential_energy() for atoms in frames], atol=1e-8)
+        np.testing.assert_allclose(forces, np.concatenate([atoms.get_forces() for atoms in frames]), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'reason'),
+    [
+        ({'max_force': 0.05}, 'max_force'),
+        ({'max_temperature_factor': 1.001, 'temperatures': [1.0]}, 'max_temperature_factor'),
+        ({'min_distance_factor': 0.97}, 'min_distance_factor'),
+    ],
+)
+def test_replica_out_of_bounds_stops_with_its_reason(model, changes, reason):
+    atoms = bulk('Cu', cubic=True) * (2, 1, 1)
+    atoms.rattle(0.02, seed=1)
+    temperature = changes.get('temperatures', [600.0])[0]
+    (done,) = propagate([replica(0, atoms, temperature)], model, settings(n_steps=200, **changes))
+    assert reason in done.reason
+    assert done.n_steps == 10 * (len(done.steps) + 1)  # it stops at the first frame that is not saved
+    assert done.unsafe is not None
+    assert not any(np.array_equal(done.unsafe, positions) for positions in done.positions)
+
+
+def test_non_finite_replica_stops_and_leaves_the_others_alone(model):
+    same_place = bulk('Cu', 'fcc', a=3.6, cubic=True)
+    same_place.positions[1] = same_place.positions[0]
+    broken = [replica(0, positions=np.full((4, 3), np.nan)), replica(1, same_place)]
+    done = propagate([*broken, replica(2)], model, settings(n_steps=10))
+    (alone,) = propagate([replica(2)], model, settings(n_steps=10))
+    for trajectory in done[:2]:
+        assert trajectory.reason
+        assert trajectory.unsafe is None
+        assert trajectory.steps == []
+    assert 'not finite' in done[0].reason
+    assert done[2].steps == [10]
+    np.testing.assert_allclose(done[2].positions, alone.positions, atol=1e-9)
+    assert [trajectory.steps for trajectory in propagate(broken, model, settings(n_steps=10))] == [[], []]
+
+
+def test_runaway_replica_stops_between_saved_frames(model, monkeypatch):
+    monkeypatch.setattr(dynamics, '_HARD_FORCE', 1e-3)
+    (done,) = propagate([replica(0)], model, settings(max_force=1.0))
+    assert 'far above `max_force`' in done.reason
+    assert 0 < done.n_steps < 10
+    assert done.steps == []
+
+
+def test_single_atom_is_refused(model):
+    with pytest.raises(ValueError, match='single atom'):
+        propagate([replica(0, bulk('Cu'))], model, settings())
