@@ -12,7 +12,7 @@ builder = ActiveLearningWorkChain.get_builder_from_protocol(
     codes={'label': 'pw@localhost', 'train': 'python@localhost'},
     protocol='fast',
     seed=2026,
-    overrides={'label': {'pseudo_family': 'debian-pz', 'parameters': {'SYSTEM': {'ecutwfc': 16.0}}}},
+    overrides={'label': {'pseudo_family': 'debian-pz', 'parameters': {'SYSTEM': {'ecutwfc': 24.0}}}},
 )
 campaign = submit(builder)
 print(f'campaign PK {campaign.pk}: follow it with `aiida-mlipal status {campaign.pk} --watch`')

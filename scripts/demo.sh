@@ -13,7 +13,7 @@ run() { printf '$ %s\n' "$*"; "$@"; }
 trap 'verdi daemon stop >/dev/null 2>&1 || true' EXIT
 
 say 'Setting up AiiDA in .demo/aiida: profile, computer, codes, pseudopotentials, daemon'
-run aiida-mlipal quickstart --example .demo/campaign.yaml
+run aiida-mlipal quickstart --workers 2 --example .demo/campaign.yaml
 
 say 'Checking the campaign file and, with one small job each, the codes'
 run aiida-mlipal launch examples/silicon.yaml --dry-run
