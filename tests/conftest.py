@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ import pytest
 pytest_plugins = ['aiida.tools.pytest_fixtures']
 
 PSEUDO_DIR = Path('/usr/share/espresso/pseudo')
+
+# AiiDA starts the daemon with the `verdi` on the path, also where pytest was started without an active environment.
+os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+# One thread per process: several jobs share the machine, and results are equal to the last bit.
+os.environ['OMP_NUM_THREADS'] = '1'
 
 
 def _require(present: bool, what: str, mend: str) -> None:

@@ -17,6 +17,8 @@ DATASET: Final = 'dataset.npz'
 #: A file of this name ends a training at its best checkpoints: all members, or the one in whose folder it lies.
 STOP: Final = 'STOP'
 
+_MIN_VALID: Final = 4
+
 
 def split(configurations: Configurations, settings: TrainingSettings) -> tuple[Configurations, Configurations]:
     """Return training and validation frames: of the labelled frames with role ``train``, at least one for each.
@@ -32,7 +34,7 @@ def split(configurations: Configurations, settings: TrainingSettings) -> tuple[C
             f'among {len(configurations)} frames.'
         )
     order = np.argsort(frames.frame_id)[np.random.default_rng(settings.split_seed).permutation(len(frames))]
-    n_valid = min(max(1, round(settings.valid_fraction * len(frames))), len(frames) - 1)
+    n_valid = min(max(_MIN_VALID, round(settings.valid_fraction * len(frames))), len(frames) // 2)
     return frames.take(np.sort(order[n_valid:])), frames.take(np.sort(order[:n_valid]))
 
 

@@ -43,7 +43,9 @@ class TrainingSettings:
 
     seeds: tuple[int, ...]  #: one member per seed
     split_seed: int = 0  #: draws the validation frames, the same for all members so that their errors compare
-    valid_fraction: float = 0.1  #: share of frames for validation; at least one frame
+    #: share of frames for validation; at least four frames, or half of all. The best epoch is judged on these: with one
+    #: frame of a small set it was an early epoch by chance, and the model far worse than at the end.
+    valid_fraction: float = 0.2
     e0s: str = 'isolated_atoms'  #: energies of the atoms; or ``least_squares`` of the frames' energies
     device: str = 'cpu'
     dtype: str = 'float32'

@@ -196,6 +196,7 @@ class Evaluate(_Stage):
 class Validation(_Section):
     """The equation of state (and with it the lattice constant) of the final model against the reference."""
 
+    eos: bool | None = Field(default=None, description='Whether to compute it; molecules have none in any case.')
     n_volumes: int | None = Field(default=None, ge=5, description='Volumes of the fit.')
     max_strain: float | None = Field(
         default=None, gt=0, lt=0.3, description='Largest strain of lengths, in both directions.'

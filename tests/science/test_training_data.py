@@ -19,7 +19,7 @@ def test_only_labelled_training_frames():
     status = everything.status.copy()
     status[4] = 'rejected'
     train, valid = split(everything.with_columns(status=status), TrainingSettings(seeds=(0,), valid_fraction=0.3))
-    assert (len(train), len(valid)) == (6, 3)
+    assert (len(train), len(valid)) == (5, 4)
     assert set(train.role) | set(valid.role) == {'train'}
     assert not set(train.frame_id) & set(valid.frame_id)
     assert everything.frame_id[4] not in {*train.frame_id, *valid.frame_id}
