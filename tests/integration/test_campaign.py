@@ -27,7 +27,7 @@ def campaign(started_daemon_client, campaign_builder) -> orm.WorkChainNode:
     """Return a finished campaign of two iterations; it runs once."""
     if 'first' not in _STATE:
         node = submit(campaign_builder())
-        wait(node, lambda: node.is_terminated, 900)
+        wait(node, lambda: node.is_terminated, 1100)
         _STATE['first'] = node
     return _STATE['first']
 
