@@ -17,7 +17,7 @@ from aiida_mlipal.report import write_report
 from tests.documented import blocks, campaign_commands
 from tests.integration.conftest import pw_calculations, wait
 
-pytestmark = [pytest.mark.codes, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.codes, pytest.mark.timeout(2400)]
 
 _STATE: dict[str, orm.WorkChainNode] = {}
 
@@ -138,6 +138,7 @@ def test_repeated_with_reuse_it_starts_no_dft(campaign, campaign_builder):
     assert trace(again).gaps == []
 
 
+@pytest.mark.long
 def test_killed_while_labelling(campaign, campaign_builder, started_daemon_client):
     """The daemon dies in the middle of labelling; started again, the campaign ends as if nothing had happened."""
     killed = submit(campaign_builder(reuse=False))
