@@ -153,8 +153,8 @@ def test_killed_while_labelling(campaign, campaign_builder, started_daemon_clien
 
     verdi = [started_daemon_client._verdi_bin, '-p', started_daemon_client.profile.name, 'daemon']
     # After a SIGKILL the first start leaves the old tasks pending; a clean restart takes them up (see `status`).
-    subprocess.run([*verdi, 'start'], check=True, timeout=60)
-    subprocess.run([*verdi, 'restart'], check=True, timeout=60)
+    subprocess.run([*verdi, 'start', '--timeout', '60'], check=True, timeout=120)
+    subprocess.run([*verdi, 'restart', '--timeout', '60'], check=True, timeout=120)
     wait(killed, lambda: killed.is_terminated, 900)
     assert killed.is_finished_ok, killed.exit_message
     assert _hashes(killed) == _hashes(campaign)
