@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 from aiida import orm
 
@@ -69,3 +73,24 @@ def pw_calculations(campaign: orm.ProcessNode) -> int:
         for node in campaign.called_descendants
         if isinstance(node, orm.CalcJobNode) and node.process_type.endswith('quantumespresso.pw')
     )
+
+
+def kill_daemon(client) -> None:
+    """Kill daemon, broker and workers with SIGKILL; the calculations that run go on."""
+    daemon = psutil.Process(client.get_daemon_pid())
+    victims = [process for process in (*daemon.children(recursive=True), daemon) if 'pw.x' not in process.name()]
+    for process in victims:
+        if process.is_running():
+            os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(victims, timeout=10)
+
+
+def restart_daemon(client) -> None:
+    """Start the daemon after a SIGKILL: the first start leaves the old tasks pending, a clean restart takes them up."""
+    verdi = [client._verdi_bin, '-p', client.profile.name, 'daemon']
+    subprocess.run([*verdi, 'start', '--timeout', '60'], check=True, timeout=120)
+    for _ in range(10):  # a daemon that has just started may not answer yet
+        time.sleep(3)
+        if subprocess.run([*verdi, 'restart'], check=False, timeout=120).returncode == 0:
+            return
+    pytest.fail('the daemon could not be restarted')

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-
 import numpy as np
-import psutil
 import pytest
 from aiida import orm
 from aiida.engine import submit
@@ -15,7 +10,7 @@ from aiida.engine import submit
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.report import write_report
 from tests.documented import blocks, campaign_commands
-from tests.integration.conftest import pw_calculations, wait
+from tests.integration.conftest import kill_daemon, pw_calculations, restart_daemon, wait
 
 pytestmark = [pytest.mark.codes, pytest.mark.timeout(2400)]
 
@@ -143,18 +138,9 @@ def test_killed_while_labelling(campaign, campaign_builder, started_daemon_clien
     """The daemon dies in the middle of labelling; started again, the campaign ends as if nothing had happened."""
     killed = submit(campaign_builder(reuse=False))
     wait(killed, lambda: pw_calculations(killed) >= 4, 200)
-    daemon = psutil.Process(started_daemon_client.get_daemon_pid())
-    victims = [*daemon.children(recursive=True), daemon]
-    for process in victims:
-        if process.is_running() and 'pw.x' not in process.name():
-            os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(victims, timeout=10)
+    kill_daemon(started_daemon_client)
     assert not killed.is_terminated
-
-    verdi = [started_daemon_client._verdi_bin, '-p', started_daemon_client.profile.name, 'daemon']
-    # After a SIGKILL the first start leaves the old tasks pending; a clean restart takes them up (see `status`).
-    subprocess.run([*verdi, 'start', '--timeout', '60'], check=True, timeout=120)
-    subprocess.run([*verdi, 'restart', '--timeout', '60'], check=True, timeout=120)
+    restart_daemon(started_daemon_client)
     wait(killed, lambda: killed.is_terminated, 900)
     assert killed.is_finished_ok, killed.exit_message
     assert _hashes(killed) == _hashes(campaign)
