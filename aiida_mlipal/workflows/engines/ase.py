@@ -41,7 +41,6 @@ def reject_chunk(frames: ConfigurationsData, level_of_theory: orm.Dict, **result
 class AseEngine:
     """``mlipal.ase.label``. Inputs: ``code`` (a Python), ``settings`` (Dict: calculator, parameters), ``options``."""
 
-    whole_chunk: ClassVar[bool] = True
     plugin: ClassVar[str] = 'mlipal.ase.label'
     _required: ClassVar = ('code', 'settings', 'options')
 

@@ -34,8 +34,6 @@ class LabelEngine(Protocol):
     ``aiida_mlipal.engines``.
     """
 
-    #: The label of one task is the label of a whole chunk (one job) and not of one frame.
-    whole_chunk: bool
     #: The plugin that the engine's code is registered with.
     plugin: str
 

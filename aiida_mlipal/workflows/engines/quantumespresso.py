@@ -208,7 +208,6 @@ class QuantumEspressoEngine:
     ``max_iterations`` (Int, attempts per frame).
     """
 
-    whole_chunk: ClassVar[bool] = False
     plugin: ClassVar[str] = 'quantumespresso.pw'
     _required: ClassVar = (
         'code', 'parameters', 'pseudos', 'kpoints_distance', 'kpoints_offset', 'options', 'clean_workdir',
