@@ -17,7 +17,7 @@ from aiida_mlipal.science.plain import to_plain
 __all__ = ('SCHEMA_VERSION', 'ColumnsData', 'check_schema', 'plain')
 
 #: Version of the layout of all nodes of this plugin. When it grows, :func:`check_schema` is where old nodes are read.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 def check_schema(node: orm.Data) -> None:
@@ -80,7 +80,8 @@ class ColumnsData(orm.ArrayData):
         :raises ValueError: if a newer version of the plugin wrote this node.
         """
         check_schema(self)
-        columns = {name: self.get_array(name) for name in self.COLUMNS}
+        stored = set(self.get_arraynames())  # a node of an earlier version lacks the columns that came later
+        columns = {name: self.get_array(name) for name in self.COLUMNS if name in stored}
         self.clear_internal_cache()  # the science object is what is cached, not its arrays a second time
         return columns
 

@@ -81,7 +81,7 @@ class ConfigurationsData(ColumnsData):
         :raises ValueError: if a newer version of the plugin wrote this node.
         """
         if self._content is None or not self.is_stored:
-            self._content = Configurations(**self._get_columns())
+            self._content = Configurations.from_columns(self._get_columns())
         content: Configurations = self._content
         return content
 

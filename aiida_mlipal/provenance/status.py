@@ -167,13 +167,14 @@ def _label_counts(process: Process, processes: Sequence[Process]) -> tuple[Label
     lanes = {item.pk for item in processes if item.caller == process.pk and item.name == 'LabelLaneWorkChain'}
     tasks = [item for item in processes if item.caller in lanes]
     # An engine that labels a whole chunk in one job shows nothing of the frames inside.
-    frames = [item for item in tasks if item.link.startswith('frame_')]
+    latest = {item.link.partition('_attempt_')[0]: item for item in tasks if item.link.startswith('frame_')}
+    frames = list(latest.values())  # of several attempts the last counts
     running = sum(item.is_active for item in frames)
     done = sum(item.is_ok for item in frames)
     failed = len(frames) - running - done
     if not process.is_active:
         return LabelCounts(done=done, failed=asked.n_frames - done), paid
-    if len(frames) < len(tasks):
+    if tasks and not frames:
         return LabelCounts(running=asked.n_frames), paid
     return LabelCounts(
         done=done, failed=failed, running=running, waiting=max(0, asked.n_frames - done - failed - running)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import prod
 from typing import Any, Final
 
 from aiida import orm
 from aiida.common.links import LinkType
 
 from aiida_mlipal.provenance.processes import Process
+from aiida_mlipal.workflows.costs import cores_of
 
 __all__ = ('StageCost', 'cost_per_stage')
 
@@ -93,14 +93,6 @@ def _job_times(jobs: Sequence[Process]) -> list[dict[str, Any]]:
         resources, info, source = asked[job.pk]
         seconds = said.get(job.pk) or info.get('wallclock_time_seconds') or (_end(job) - job.started).total_seconds()
         times.append(
-            {'pk': job.pk, 'cores': _cores(resources), 'reused': bool(source), 'seconds': 0 if source else seconds}
+            {'pk': job.pk, 'cores': cores_of(resources), 'reused': bool(source), 'seconds': 0 if source else seconds}
         )
     return times
-
-
-def _cores(resources: dict[str, Any]) -> int:
-    """Return the cores that a job asked its scheduler for."""
-    ranks = resources.get('tot_num_mpiprocs') or prod(
-        resources.get(name) or 1 for name in ('num_machines', 'num_mpiprocs_per_machine')
-    )
-    return int(ranks * (resources.get('num_cores_per_mpiproc') or 1))

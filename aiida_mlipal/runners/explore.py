@@ -69,6 +69,7 @@ def collect(
     for trajectory in trajectories:
         replica = trajectory.replica
         start = replica.index % len(starts)
+        moments = starts.initial_moments[starts.offsets[start] : starts.offsets[start + 1]]
         frames = list(zip(trajectory.steps, trajectory.positions, strict=True))
         origins = ['nvt'] * len(frames)
         if trajectory.reason and frames:
@@ -78,7 +79,9 @@ def collect(
             origins.append('first_unsafe')
         rows += [
             {
-                'atoms': Atoms(numbers=replica.numbers, positions=positions, cell=replica.cell, pbc=replica.pbc),
+                'atoms': Atoms(
+                    numbers=replica.numbers, positions=positions, cell=replica.cell, pbc=replica.pbc, magmoms=moments
+                ),
                 'reference_cell': starts.reference_cell[start],
                 'charge': starts.charge[start],
                 'multiplicity': starts.multiplicity[start],

@@ -25,7 +25,7 @@ STATUSES: Final = ('unlabelled', 'labelled', 'rejected')
 #: What a frame may be used for. Frames of the random stream (``calibration``, ``test``) are never trained on.
 ROLES: Final = ('train', 'candidate', 'calibration', 'test', 'isolated_atom', 'validation')
 
-_PER_ATOM: Final = ('numbers', 'positions', 'forces')
+_PER_ATOM: Final = ('numbers', 'positions', 'initial_moments', 'forces')
 _TEXT: Final = ('frame_id', 'status', 'reason', 'role', 'origin', 'trajectory', 'parent')
 #: column -> (dtype, shape of one row, default); ``None`` means that the column must be given.
 _COLUMNS: Final[dict[str, tuple[str, tuple[int, ...], Any]]] = {
@@ -37,10 +37,13 @@ _COLUMNS: Final[dict[str, tuple[str, tuple[int, ...], Any]]] = {
     'pbc': ('|b1', (3,), None),
     'charge': ('<i8', (), 0),
     'multiplicity': ('<i8', (), 0),
+    'initial_moments': ('<f8', (), 0.0),
     'reference_cell': ('<f8', (3, 3), None),
     'energy': ('<f8', (), np.nan),
     'forces': ('<f8', (3,), np.nan),
     'stress': ('<f8', (6,), np.nan),
+    'magnetization': ('<f8', (), np.nan),
+    'scf_force_error': ('<f8', (), np.nan),
     'status': ('str', (), 'unlabelled'),
     'reason': ('str', (), ''),
     'role': ('str', (), 'train'),
@@ -60,6 +63,7 @@ def frame_id_of(
     charge: int,
     multiplicity: int,
     reference_cell: NDArray[np.float64],
+    initial_moments: NDArray[np.float64],
 ) -> str:
     """Return the identity of a frame: the letter f and 31 hexadecimal digits of the SHA-256 of its exact bytes.
 
@@ -77,7 +81,20 @@ def frame_id_of(
         (reference_cell, '<f8'),
     ):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    if np.any(initial_moments):  # a frame without any keeps the identity it had before moments were known here
+        digest.update(np.ascontiguousarray(initial_moments, dtype='<f8').tobytes())
     return 'f' + digest.hexdigest()[:31]  # a letter first, so that no reader takes it for a number
+
+
+def _with_defaults(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``columns`` with the default of each column that is missing and has one."""
+    n_frames, n_total = len(columns['n_atoms']), len(columns['numbers'])
+    missing = {
+        name: np.full((n_total if name in _PER_ATOM else n_frames, *row), default)
+        for name, (_, row, default) in _COLUMNS.items()
+        if name not in columns and default is not None
+    }
+    return {**columns, **missing}
 
 
 def _column(name: str, values: Any, n_rows: int) -> NDArray[Any]:
@@ -99,6 +116,8 @@ class Configurations:
 
     ``multiplicity`` 0 means that the spin is left to the level of theory. ``reference_cell`` is the cell of the parent
     structure, from which a labelling engine derives a k-point mesh that stays the same through a strain series.
+    ``initial_moments`` (µB per atom) say which collinear magnetic state is meant; ``magnetization`` (µB per cell) is
+    what a label came out with, ``scf_force_error`` (eV/Å) how far its forces may be off because the SCF is not exact.
     ``status`` is one of :data:`STATUSES`, with a ``reason`` for each rejected label; ``role`` one of :data:`ROLES`.
     ``origin`` names the generator or exploration plan, ``trajectory`` groups correlated frames, ``parent`` is the
     ``frame_id`` of the frame this one was made from.
@@ -112,10 +131,13 @@ class Configurations:
     pbc: NDArray[np.bool_]
     charge: NDArray[np.int64]
     multiplicity: NDArray[np.int64]
+    initial_moments: NDArray[np.float64]
     reference_cell: NDArray[np.float64]
     energy: NDArray[np.float64]
     forces: NDArray[np.float64]
     stress: NDArray[np.float64]
+    magnetization: NDArray[np.float64]
+    scf_force_error: NDArray[np.float64]
     status: NDArray[np.str_]
     reason: NDArray[np.str_]
     role: NDArray[np.str_]
@@ -215,6 +237,7 @@ class Configurations:
             'pbc': np.array([atoms.pbc for atoms in frames]),
         }
         data['reference_cell'] = data['cell']
+        data['initial_moments'] = np.concatenate([atoms.get_initial_magnetic_moments() for atoms in frames])
         if labels:
             calculators = [atoms.calc for atoms in frames]
             data['energy'] = [calc.results['energy'] for calc in calculators]
@@ -226,10 +249,7 @@ class Configurations:
             single = isinstance(value, str) or np.ndim(value) == len(row)
             rows = int(n_atoms.sum()) if name in _PER_ATOM else len(frames)
             data[name] = [value] * rows if single else value
-        for name, (_, row, default) in _COLUMNS.items():
-            if name not in data and default is not None:
-                rows = int(n_atoms.sum()) if name in _PER_ATOM else len(frames)
-                data[name] = np.full((rows, *row), default)
+        data = _with_defaults(data)
         if 'frame_id' not in data:
             ends = np.cumsum(n_atoms)
             data['frame_id'] = [
@@ -241,10 +261,16 @@ class Configurations:
                     int(data['charge'][i]),
                     int(data['multiplicity'][i]),
                     data['reference_cell'][i],
+                    data['initial_moments'][end - n : end],
                 )
                 for i, (n, end) in enumerate(zip(n_atoms, ends, strict=True))
             ]
         return cls(**data)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> Self:
+        """Return the container of :meth:`columns`. A column that an older version did not write takes its default."""
+        return cls(**_with_defaults(columns))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -291,10 +317,15 @@ class Configurations:
             pbc=self.pbc[index],
             info={'frame_id': str(self.frame_id[index])},
         )
+        start_moments = self.initial_moments[start:stop]
+        if start_moments.any():
+            frame.set_initial_magnetic_moments(start_moments)
         if self.status[index] == 'labelled':
             results: dict[str, Any] = {'energy': float(self.energy[index]), 'forces': self.forces[start:stop].copy()}
             if np.isfinite(self.stress[index]).all():
                 results['stress'] = self.stress[index].copy()
+            if np.isfinite(self.magnetization[index]):
+                results['magmom'] = float(self.magnetization[index])
             frame.calc = SinglePointCalculator(frame, **results)
         return frame
 
@@ -314,7 +345,7 @@ class Configurations:
     def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as archive:
-            return cls(**{name: archive[name] for name in _COLUMNS})
+            return cls.from_columns(dict(archive))
 
     def write_extxyz(self, path: str | Path) -> None:
         """Write extended XYZ with the keys MACE reads: ``REF_energy``, ``REF_forces``, ``REF_stress``."""

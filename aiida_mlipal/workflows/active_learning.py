@@ -46,7 +46,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         spec.input('budget', valid_type=orm.Dict, help='BudgetSettings: labels, iterations, wall time.')
         spec.input('validation', valid_type=orm.Dict, help='Equation of state: `eos`, `n_volumes`, `max_strain`.')
         spec.expose_inputs(SeedsWorkChain, namespace='seeds', exclude=('seed',))
-        spec.expose_inputs(LabelWorkChain, namespace='label', exclude=('configurations',))
+        spec.expose_inputs(LabelWorkChain, namespace='label', exclude=('configurations', 'expected'))
         spec.expose_inputs(TrainWorkChain, namespace='train', exclude=('dataset', 'settings'))
         spec.expose_inputs(
             ExploreWorkChain, namespace='explore', exclude=('mace.model', 'mace.starts', 'mace.settings')
@@ -203,8 +203,8 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         return bool(self.ctx.frames.n_frames)
 
     def label_selected(self) -> Any:
-        """Label the selected frames and the random ones."""
-        return self._submit_labels(self.ctx.frames)
+        """Label the selected frames and the random ones, and hold the labels against what the committee expects."""
+        return self._submit_labels(self.ctx.frames, expected=self.ctx.exploration_process.outputs.evaluation)
 
     def extend_dataset(self) -> Any:
         """Add the new labels, accepted and rejected, to the dataset."""
@@ -276,9 +276,9 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     def _name(self) -> str:
         return f'iteration_{self.ctx.iteration:02d}'
 
-    def _submit_labels(self, frames: ConfigurationsData) -> Any:
+    def _submit_labels(self, frames: ConfigurationsData, **more: orm.Data) -> Any:
         inputs = self.exposed_inputs(LabelWorkChain, 'label')
-        return ToContext(labels=self.submit(LabelWorkChain, configurations=frames, **inputs))
+        return ToContext(labels=self.submit(LabelWorkChain, configurations=frames, **inputs, **more))
 
     def _keep_model(self) -> Any:
         """Keep the committee that was just trained, or stop."""

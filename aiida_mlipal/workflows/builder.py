@@ -82,8 +82,9 @@ class CampaignBuilderMixin(ProtocolMixin):
         builder.label = {
             'engine': orm.Str(engine),
             'engine_inputs': load_engine(engine).build(loaded['label'], parents, label, stage_options['label']),
-            'checks': orm.Dict({'max_force': label['max_force']}),
+            'checks': orm.Dict(label['checks']),
             'max_concurrent': orm.Int(label['max_concurrent']),
+            'max_attempts': orm.Int(label['max_attempts']),
             'reuse': orm.Bool(label['reuse']),
         }
         for section in ('training', 'exploration', 'selection', 'convergence', 'budget', 'validation'):

@@ -215,7 +215,7 @@ def _structure(entry: int | str) -> StructureData:
 def _overrides(campaign: Campaign) -> dict[str, Any]:
     """Return what the file says over the protocol, by the sections of the protocol."""
     label = campaign.label.model_dump(
-        exclude_none=True, include={'pseudo_family', 'kpoints_distance', 'kpoints_offset', 'max_concurrent', 'reuse'}
+        exclude_none=True, exclude={'engine', 'code', 'options', 'calculator', 'parameters'}, exclude_unset=True
     )
     label['parameters'] = campaign.label.parameters
     if campaign.label.calculator is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
@@ -46,7 +47,18 @@ def validate_campaign(inputs: Mapping[str, Any], _: Any) -> str | None:
             selection=values['selection'],
             convergence=values['convergence'],
         )
-    return ' '.join(problems + _foreign_labels(inputs)) or None
+    return ' '.join(problems + _unfit_structures(inputs) + _foreign_labels(inputs)) or None
+
+
+def _unfit_structures(inputs: Mapping[str, Any]) -> list[str]:
+    """Return why the label engine cannot take some of the structures."""
+    structures, label = inputs['seeds']['structures'], inputs['label']
+    frames = Configurations.from_atoms([structures[name].get_ase() for name in sorted(structures)])
+    try:
+        problems = load_engine(label['engine'].value).check_frames(frames, label['engine_inputs'])
+    except (KeyError, ValueError) as exception:
+        return [f'`label`: {exception}']
+    return [f'`structures`: {problem}' for problem in problems]
 
 
 def _foreign_labels(inputs: Mapping[str, Any]) -> list[str]:

@@ -147,7 +147,12 @@ class Label(_Stage):
         description='Input of the program over that of the protocol: namelists, for example {SYSTEM: {ecutwfc: 30}} '
         '(Ry), or keyword arguments of the ASE calculator.',
     )
+    checks: Annotated[dict[str, Any], _settings('checks')] = Field(
+        default_factory=dict,
+        description='Thresholds above which a label is rejected, and the share of failures that is tolerated.',
+    )
     max_concurrent: int | None = Field(default=None, gt=0, description='Labels that run at the same time.')
+    max_attempts: int | None = Field(default=None, gt=0, description='Attempts at a label that fails.')
     reuse: bool | None = Field(
         default=None,
         description='Take labels of the same frame and level of theory from earlier campaigns of this profile.',

@@ -36,6 +36,7 @@ _SETTINGS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     'selection': ('selection', 'SelectionSettings', {}),
     'convergence': ('convergence', 'ConvergenceSettings', {}),
     'budget': ('convergence', 'BudgetSettings', {}),
+    'checks': ('label_checks', 'LabelChecks', {}),
 }
 #: What each code is for: the plugin to register it with, and what it is.
 _CODES: Final = {

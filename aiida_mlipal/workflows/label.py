@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from aiida import orm
 from aiida.engine import WorkChain, append_, if_, while_
+from aiida.manage.caching import disable_caching
 
 from aiida_mlipal.calculations.functions.labels import (
     CHUNK_SIZE,
@@ -16,10 +18,13 @@ from aiida_mlipal.calculations.functions.labels import (
     split_into_chunks,
 )
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.evaluation import EvaluationData
+from aiida_mlipal.science.label_checks import LabelChecks, failed_share
 from aiida_mlipal.science.level_of_theory import digest
+from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.workflows.concurrency import allowed_lanes
+from aiida_mlipal.workflows.costs import collect_costs, measured_costs
 from aiida_mlipal.workflows.engines import load_engine
-from aiida_mlipal.workflows.engines.base import Task
 from aiida_mlipal.workflows.lane import LabelLaneWorkChain
 from aiida_mlipal.workflows.outputs import output_namespace
 
@@ -53,7 +58,16 @@ def _validate(inputs: Any, _: Any) -> str | None:
         return str(exception)
     if inputs['max_concurrent'].value < 1:
         return f'`max_concurrent` is {inputs["max_concurrent"].value}, expected 1 or more.'
-    return engine.validate(inputs['engine_inputs'])
+    try:
+        from_dict(LabelChecks, inputs['checks'].get_dict())
+    except ValueError as exception:
+        return f'`checks`: {exception}'
+    problem = engine.validate(inputs['engine_inputs'])
+    if problem is not None or 'configurations' not in inputs:
+        return problem
+    problems = engine.check_frames(inputs['configurations'].configurations, inputs['engine_inputs'])
+    more = f' (and {len(problems) - 3} more)' if len(problems) > 3 else ''
+    return ' '.join(problems[:3]) + more if problems else None
 
 
 class LabelWorkChain(WorkChain):
@@ -64,16 +78,22 @@ class LabelWorkChain(WorkChain):
         """Define the process specification."""
         super().define(spec)
         spec.input('configurations', valid_type=ConfigurationsData, help='The frames to label.')
-        spec.input('engine', valid_type=orm.Str, help='Name of the label engine: quantumespresso or ase.')
+        spec.input('engine', valid_type=orm.Str, help='Name of the label engine, see `engine_names`.')
         spec.input_namespace('engine_inputs', dynamic=True, help='Code, parameters and so on; see the engine.')
         spec.input(
             'checks',
             valid_type=orm.Dict,
-            default=lambda: orm.Dict({'max_force': 100.0}),
-            help='Thresholds above which a label is rejected: `max_force` (eV/Å).',
+            default=lambda: orm.Dict(),
+            help='LabelChecks: thresholds above which a label is rejected, and the share of failures that is tolerated.',
+        )
+        spec.input(
+            'expected', valid_type=EvaluationData, required=False, help='What a committee says of the frames, to check.'
         )
         spec.input(
             'max_concurrent', valid_type=orm.Int, default=lambda: orm.Int(32), help='Calculations at the same time.'
+        )
+        spec.input(
+            'max_attempts', valid_type=orm.Int, default=lambda: orm.Int(3), help='Processes per frame, the first included.'
         )
         spec.input(
             'reuse',
@@ -93,14 +113,22 @@ class LabelWorkChain(WorkChain):
         )
         spec.output('labels', valid_type=ConfigurationsData, help='All frames, labelled or rejected with a reason.')
         spec.output('level_of_theory', valid_type=orm.Dict, help='What the labels mean.')
+        spec.output_namespace('costs', dynamic=True, valid_type=orm.Dict, help='What each new label cost, by chunk.')
         spec.exit_code(
             410,
             'ERROR_ALL_LABELS_FAILED',
             message='None of the {n_frames} frames could be labelled. The first reason: {reason}',
         )
+        spec.exit_code(
+            411,
+            'ERROR_TOO_MANY_LABELS_FAILED',
+            message='{share:.0%} of the frames could not be labelled, more than `max_failed_share` of the checks '
+            '({limit:.0%}). The first reason: {reason}',
+        )
 
     def describe_level_of_theory(self) -> None:
         """Record what the labels will mean."""
+        self.ctx.n_chunks = 0
         self.ctx.level_of_theory = load_engine(self.inputs.engine.value).describe(self.inputs.engine_inputs)
         self.out('level_of_theory', self.ctx.level_of_theory)
 
@@ -128,13 +156,16 @@ class LabelWorkChain(WorkChain):
         """Start the lanes of the next chunk, the expensive frames first."""
         engine = load_engine(self.inputs.engine.value)
         tasks = engine.tasks(self.ctx.chunks[0], self.inputs.engine_inputs)
-        lanes = _distribute(tasks, allowed_lanes(min(self.inputs.max_concurrent.value, len(tasks))))
+        model = measured_costs(digest(self.ctx.level_of_theory.get_dict()))
+        costs = {label: model.predict(task.size) for label, task in tasks.items()}
+        lanes = _distribute(costs, allowed_lanes(min(self.inputs.max_concurrent.value, len(tasks))))
         self.ctx.lanes = []
         for lane in lanes:
             process = self.submit(
                 LabelLaneWorkChain,
                 engine=self.inputs.engine,
                 engine_inputs=self.inputs.engine_inputs,
+                max_attempts=self.inputs.max_attempts,
                 tasks={label: tasks[label].inputs for label in lane},
             )
             self.to_context(lanes=append_(process))
@@ -143,11 +174,13 @@ class LabelWorkChain(WorkChain):
         """Turn what the lanes left into a label chunk."""
         results = {label: node for lane in self.ctx.lanes for label, node in output_namespace(lane, 'results').items()}
         frames = self.ctx.chunks.pop(0)
-        chunk = load_engine(self.inputs.engine.value).collect(
-            frames, self.ctx.level_of_theory, self.inputs.checks, results
-        )
+        chunk = load_engine(self.inputs.engine.value).collect(frames, self.ctx.level_of_theory, results)
         n_labelled = int(chunk.configurations.is_labelled.sum())
-        self.report(f'{frames.n_frames} frames: {n_labelled} labelled, {frames.n_frames - n_labelled} rejected')
+        self.report(f'{frames.n_frames} frames: {n_labelled} computed, {frames.n_frames - n_labelled} failed')
+        with disable_caching():  # the same frames at another time cost something else
+            costs = collect_costs(frames, self.inputs.engine, **results)
+        self.out(f'costs.{chunk_key(self.ctx.n_chunks)}', costs)
+        self.ctx.n_chunks += 1
         self.ctx.sources.append(chunk)
 
     def has_labels(self) -> bool:
@@ -157,11 +190,19 @@ class LabelWorkChain(WorkChain):
     def assemble(self) -> Any:
         """Return all frames with their labels, known and new."""
         sources = {chunk_key(index): node for index, node in enumerate(self.ctx.sources)}
-        labels = assemble_labels(self.inputs.configurations, **sources)
+        if 'expected' in self.inputs:
+            sources['expected'] = self.inputs.expected
+        labels = assemble_labels(self.inputs.configurations, self.inputs.checks, **sources)
         self.out('labels', labels)
-        if not labels.configurations.is_labelled.any():
-            reason = labels.configurations.reason[0]
-            return self.exit_codes.ERROR_ALL_LABELS_FAILED.format(n_frames=labels.n_frames, reason=reason)
+        frames = labels.configurations
+        rejected = frames.reason[frames.status == 'rejected'].tolist()
+        for reason, count in Counter(rejected).most_common():
+            self.report(f'{count} of {len(frames)} rejected: {reason}')
+        if not frames.is_labelled.any():
+            return self.exit_codes.ERROR_ALL_LABELS_FAILED.format(n_frames=len(frames), reason=rejected[0])
+        share, limit = failed_share(frames), from_dict(LabelChecks, self.inputs.checks.get_dict()).max_failed_share
+        if share > limit:
+            return self.exit_codes.ERROR_TOO_MANY_LABELS_FAILED.format(share=share, limit=limit, reason=rejected[0])
         return None
 
     def finish_empty(self) -> None:
@@ -169,12 +210,12 @@ class LabelWorkChain(WorkChain):
         self.out('labels', no_labels(self.inputs.configurations, self.ctx.level_of_theory))
 
 
-def _distribute(tasks: dict[str, Task], n_lanes: int) -> list[list[str]]:
+def _distribute(costs: dict[str, float], n_lanes: int) -> list[list[str]]:
     """Spread tasks over lanes, longest first, each to the lane with least to do (Graham's LPT rule)."""
-    lanes: list[list[str]] = [[] for _ in range(min(n_lanes, len(tasks)))]
+    lanes: list[list[str]] = [[] for _ in range(min(n_lanes, len(costs)))]
     loads = [0.0] * len(lanes)
-    for label in sorted(tasks, key=lambda label: (-tasks[label].cost, label)):
+    for label in sorted(costs, key=lambda label: (-costs[label], label)):
         lane = loads.index(min(loads))
         lanes[lane].append(label)
-        loads[lane] += tasks[label].cost
+        loads[lane] += costs[label]
     return lanes

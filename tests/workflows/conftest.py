@@ -73,6 +73,6 @@ def quick_pw_label(silicon, pw_code, pseudo_family):
     return {
         'engine': orm.Str('quantumespresso'),
         'engine_inputs': load_engine('quantumespresso').build(pw_code, [silicon], settings, options),
-        'checks': orm.Dict({'max_force': 100.0}),
+        'checks': orm.Dict({'max_force': 100.0, 'max_failed_share': 0.9}),
         'max_concurrent': orm.Int(2),
     }

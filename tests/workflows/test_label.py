@@ -11,7 +11,6 @@ from ase.build import bulk
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.workflows.engines.base import Task
 from aiida_mlipal.workflows.label import LabelWorkChain, _distribute
 
 pytestmark = pytest.mark.codes
@@ -92,6 +91,6 @@ def test_forces_and_stress_are_derivatives_of_the_energy(quick_pw_label):
 
 
 def test_longest_tasks_first_on_the_emptiest_lane():
-    tasks = {name: Task({}, cost) for name, cost in {'a': 5.0, 'b': 4.0, 'c': 3.0, 'd': 3.0}.items()}
-    assert _distribute(tasks, 2) == [['a', 'd'], ['b', 'c']]
-    assert _distribute(tasks, 9) == [['a'], ['b'], ['c'], ['d']]
+    costs = {'a': 5.0, 'b': 4.0, 'c': 3.0, 'd': 3.0}
+    assert _distribute(costs, 2) == [['a', 'd'], ['b', 'c']]
+    assert _distribute(costs, 9) == [['a'], ['b'], ['c'], ['d']]

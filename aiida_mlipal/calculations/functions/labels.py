@@ -9,8 +9,11 @@ from aiida import orm
 from aiida.engine import calcfunction
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.label_checks import LabelChecks, check_labels
 from aiida_mlipal.science.level_of_theory import require_equal
+from aiida_mlipal.science.settings import from_dict
 
 __all__ = ('CHUNK_SIZE', 'assemble_labels', 'chunk_key', 'frame_key', 'missing_frames', 'split_into_chunks')
 
@@ -53,26 +56,37 @@ def split_into_chunks(configurations: ConfigurationsData) -> dict[str, Configura
     }
 
 
+_PER_FRAME: Final = ('energy', 'stress', 'magnetization', 'scf_force_error', 'status', 'reason')
+
+
 def with_labels(frames: Configurations, source: Configurations, rows: dict[str, int]) -> Configurations:
-    """Return ``frames`` with energy, forces, stress, status and reason of the rows of ``source`` given by identity."""
-    energy, forces, stress = frames.energy.copy(), frames.forces.copy(), frames.stress.copy()
-    status, reason = frames.status.astype(object), frames.reason.astype(object)
+    """Return ``frames`` with the labels, status and reason of the rows of ``source`` given by identity."""
+    columns = {name: getattr(frames, name).astype(object if name in ('status', 'reason') else float) for name in _PER_FRAME}
+    forces = frames.forces.copy()
     own, other = frames.offsets, source.offsets
     for index, frame in enumerate(frames.frame_id.tolist()):
         if frame in rows:
             row = rows[frame]
-            energy[index], stress[index] = source.energy[row], source.stress[row]
+            for name, column in columns.items():
+                column[index] = getattr(source, name)[row]
             forces[own[index] : own[index + 1]] = source.forces[other[row] : other[row + 1]]
-            status[index], reason[index] = source.status[row], source.reason[row]
-    return frames.with_columns(energy=energy, forces=forces, stress=stress, status=status, reason=reason)
+    return frames.with_columns(forces=forces, **columns)
 
 
 @calcfunction
-def assemble_labels(configurations: ConfigurationsData, **sources: ConfigurationsData) -> ConfigurationsData:
+def assemble_labels(
+    configurations: ConfigurationsData,
+    checks: orm.Dict,
+    expected: EvaluationData | None = None,
+    **sources: ConfigurationsData,
+) -> ConfigurationsData:
     """Return ``configurations`` with the labels found in ``sources`` (label chunks, new or of earlier campaigns).
 
-    Accepted labels win over rejected ones. A frame that no source holds is a rejected row that says so.
+    Computed labels win over failed ones; then all are held against ``checks``. A frame that no source holds is a
+    rejected row that says so.
 
+    :param checks: :class:`LabelChecks`.
+    :param expected: what a committee says of these frames, for the check of the energy.
     :raises ValueError: if two sources differ in their level of theory.
     """
     frames = configurations.configurations
@@ -87,7 +101,11 @@ def assemble_labels(configurations: ConfigurationsData, **sources: Configuration
     lost = frames.with_columns(
         status=np.full(len(frames), 'rejected'), reason=np.full(len(frames), 'no calculation returned a label')
     )
-    return ConfigurationsData(with_labels(lost, merged, rows), level_of_theory=nodes[0].level_of_theory)
+    energies = {}
+    if expected is not None:
+        energies = dict(zip(expected.evaluation.frame_id.tolist(), expected.evaluation.energy.tolist(), strict=True))
+    judged = check_labels(with_labels(lost, merged, rows), from_dict(LabelChecks, checks.get_dict()), energies)
+    return ConfigurationsData(judged, level_of_theory=nodes[0].level_of_theory)
 
 
 @calcfunction

@@ -10,8 +10,10 @@ from aiida.engine import calcfunction
 from aiida.plugins import CalculationFactory
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.science.level_of_theory import canonical
-from aiida_mlipal.workflows.engines.base import Inputs, Task, failure_reason
+from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins, failure_reason
 
 __all__ = ('AseEngine',)
 
@@ -63,6 +65,10 @@ class AseEngine:
             return 'no calculator: set `calculator: emt` (or tblite, ...) in the label parameters.'
         return None
 
+    def check_frames(self, frames: Configurations, inputs: Inputs) -> list[str]:
+        """Return why some of ``frames`` cannot be labelled."""
+        return check_spins(frames)
+
     def level_of_theory(self, inputs: Inputs) -> dict[str, Any]:
         """Return the calculator's name and parameters."""
         return _level_of_theory(inputs['settings'].get_dict())
@@ -74,16 +80,24 @@ class AseEngine:
 
     def tasks(self, frames: ConfigurationsData, inputs: Inputs) -> dict[str, Task]:
         """Return the one task of a chunk."""
-        return {'chunk': Task({'configurations': frames}, float(frames.n_frames))}
+        return {'chunk': Task({'configurations': frames}, Size(float(frames.configurations.numbers.sum()) or 1.0))}
 
-    def process(self, task_inputs: Inputs, inputs: Inputs) -> tuple[Any, dict[str, Any]]:
+    def process(
+        self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Return the CalcJob and its inputs."""
         return CalculationFactory('mlipal.ase.label'), {
             'code': inputs['code'],
             'configurations': task_inputs['configurations'],
             'settings': inputs['settings'],
-            'metadata': {'options': inputs['options'].get_dict()},
+            'metadata': {'options': dict(options)},
         }
+
+    def retry(
+        self, process: orm.ProcessNode, attempt: int, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
+    ) -> Retry | None:
+        """Return nothing: a job that fails as a whole, fails again."""
+        return None
 
     def result(self, process: orm.ProcessNode) -> orm.Data | None:
         """Return the labels, or what the job left."""
@@ -94,7 +108,7 @@ class AseEngine:
         return None
 
     def collect(
-        self, frames: ConfigurationsData, level_of_theory: orm.Dict, checks: orm.Dict, results: dict[str, orm.Data]
+        self, frames: ConfigurationsData, level_of_theory: orm.Dict, results: dict[str, orm.Data]
     ) -> ConfigurationsData:
         """Return the label chunk that the job made, or one that says why there is none."""
         labels = results.get('chunk')
@@ -102,3 +116,8 @@ class AseEngine:
             return labels
         chunk: ConfigurationsData = reject_chunk(frames, level_of_theory, **results)
         return chunk
+
+    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+        """Return electrons per frame of the chunk, core electrons included."""
+        frames = calculation.inputs.configurations.configurations
+        return Size(float(frames.numbers.sum()) / len(frames)) if len(frames) else None

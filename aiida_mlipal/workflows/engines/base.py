@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from aiida import orm
-from numpy.typing import NDArray
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.cost_model import Size
 
-__all__ = ('Inputs', 'LabelEngine', 'Task', 'failure_reason')
+__all__ = ('Inputs', 'LabelEngine', 'Retry', 'Task', 'check_spins', 'failure_reason')
 
 Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One process that labels one frame, or a whole chunk: the inputs that are its own."""
+    """One process that labels one frame, or a whole chunk: the inputs that are its own, and its size."""
 
     inputs: dict[str, Any]
-    cost: float
+    size: Size
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Another attempt at a task that failed."""
+
+    reason: str  #: the physical or technical reason, for the report of the lane
+    inputs: dict[str, Any] = field(default_factory=dict)  #: inputs that replace those of the task, made by calcfunctions
+    options: dict[str, Any] = field(default_factory=dict)  #: job options that replace those of the engine: wall time
 
 
 class LabelEngine(Protocol):
@@ -52,6 +60,9 @@ class LabelEngine(Protocol):
     def validate(self, inputs: Inputs) -> str | None:
         """Return what is wrong with ``inputs``, and what to do, or ``None``."""
 
+    def check_frames(self, frames: Configurations, inputs: Inputs) -> list[str]:
+        """Return why some of ``frames`` cannot be labelled with ``inputs``, each with the mend; empty if all can."""
+
     def level_of_theory(self, inputs: Inputs) -> dict[str, Any]:
         """Return the readable level of theory; two labels with equal ones may be trained on together."""
 
@@ -61,16 +72,30 @@ class LabelEngine(Protocol):
     def tasks(self, frames: ConfigurationsData, inputs: Inputs) -> dict[str, Task]:
         """Return the tasks for ``frames`` by link label, all nodes in them made by a calcfunction."""
 
-    def process(self, task_inputs: Inputs, inputs: Inputs) -> tuple[Any, dict[str, Any]]:
-        """Return the process class and the inputs to submit for one task."""
+    def process(
+        self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the process class and the inputs to submit for one task, with these job options."""
+
+    def retry(
+        self, process: orm.ProcessNode, attempt: int, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
+    ) -> Retry | None:
+        """Return what to change after ``attempt`` failed (counted from 1), or ``None`` if nothing would help."""
 
     def result(self, process: orm.ProcessNode) -> orm.Data | None:
         """Return the output that :meth:`collect` reads, also of a failed process; ``None`` if it left nothing."""
 
     def collect(
-        self, frames: ConfigurationsData, level_of_theory: orm.Dict, checks: orm.Dict, results: dict[str, orm.Data]
+        self, frames: ConfigurationsData, level_of_theory: orm.Dict, results: dict[str, orm.Data]
     ) -> ConfigurationsData:
-        """Return the label chunk: ``frames`` with accepted and rejected labels, made by a calcfunction."""
+        """Return the label chunk: ``frames`` with what the code computed, made by a calcfunction.
+
+        A frame whose calculation failed is a rejected row with the reason. Thresholds are applied later, by
+        :func:`aiida_mlipal.science.label_checks.check_labels`.
+        """
+
+    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+        """Return the size of a calculation that ended well, as far as its outputs tell."""
 
 
 def failure_reason(output: orm.Data) -> str:
@@ -84,25 +109,16 @@ def failure_reason(output: orm.Data) -> str:
     return f'{creator.process_label} exited with {creator.exit_status}: {creator.exit_message}'
 
 
-def check_label(
-    energy: float, forces: NDArray[np.float64], stress: NDArray[np.float64], n_atoms: int, checks: Mapping[str, Any]
-) -> str:
-    """Return why a label is not to be trusted, or an empty string."""
-    if not np.isfinite(energy):
-        return 'the energy is not a finite number'
-    if forces.shape != (n_atoms, 3) or not np.isfinite(forces).all():
-        return 'forces are missing or not finite'
-    if not np.isfinite(stress).all():
-        return 'the stress is missing or not finite'
-    largest = float(np.linalg.norm(forces, axis=1).max())
-    if largest > checks['max_force']:
-        return f'the largest force, {largest:.1f} eV/Å, is above {checks["max_force"]:g} eV/Å'
-    return ''
-
-
-def cost_estimate(frames: Configurations) -> NDArray[np.float64]:
-    """Return a relative cost per frame, for sorting only: electrons to the third power, by volume for lone atoms."""
-    volume = np.abs(np.linalg.det(frames.cell)) / 20.0
-    size = np.maximum(frames.n_atoms, np.where(frames.n_atoms == 1, volume / 4, 0))
-    result: NDArray[np.float64] = size.astype(float) ** 3
-    return result
+def check_spins(frames: Configurations) -> list[str]:
+    """Return frames whose number of electrons does not go with their multiplicity: odd with odd, even with even."""
+    problems = []
+    offsets = frames.offsets
+    for index in range(len(frames)):
+        multiplicity, charge = int(frames.multiplicity[index]), int(frames.charge[index])
+        electrons = int(frames.numbers[offsets[index] : offsets[index + 1]].sum()) - charge
+        if multiplicity and (electrons + multiplicity) % 2 == 0:
+            problems.append(
+                f'frame {index} has {electrons} electrons and multiplicity {multiplicity}: an odd number of electrons '
+                'needs an even multiplicity and the other way round; set `multiplicity` (0 leaves it open) or `charge`.'
+            )
+    return problems

@@ -14,10 +14,11 @@ from aiida.plugins import WorkflowFactory
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.science.level_of_theory import canonical
 from aiida_mlipal.science.units import GPA
 from aiida_mlipal.workflows.checks import find_pseudo_family
-from aiida_mlipal.workflows.engines.base import Inputs, Task, check_label, cost_estimate, failure_reason
+from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins, failure_reason
 
 __all__ = ('QuantumEspressoEngine', 'functional_of')
 
@@ -48,6 +49,19 @@ def functional_of(pseudo: orm.Data) -> str:
         raise ValueError(f'the pseudopotential {pseudo.filename} names no functional; use a UPF file that does.')
     words = ' '.join(re.split(r'[\s+-]+', match.group(1).strip().upper()))
     return _FUNCTIONALS.get(words, words)
+
+
+def pseudo_valence(pseudo: orm.Data) -> float:
+    """Return the number of valence electrons that a UPF file (version 1 or 2) names in its header.
+
+    :raises ValueError: if it names none.
+    """
+    number = r'([-+\d.eEdD]+)'
+    content = pseudo.get_content()
+    match = re.search(r'z_valence\s*=\s*"\s*' + number, content) or re.search(number + r'\s+Z valence', content)
+    if match is None:
+        raise ValueError(f'the pseudopotential {pseudo.filename} does not say how many valence electrons it has.')
+    return float(match.group(1).lower().replace('d', 'e'))
 
 
 def _level_of_theory(
@@ -160,7 +174,7 @@ def prepare_pw_inputs(
 
 @calcfunction
 def collect_pw_labels(
-    frames: ConfigurationsData, level_of_theory: orm.Dict, checks: orm.Dict, **results: orm.Data
+    frames: ConfigurationsData, level_of_theory: orm.Dict, **results: orm.Data
 ) -> ConfigurationsData:
     """Return ``frames`` with the labels of their pw.x calculations.
 
@@ -186,16 +200,11 @@ def collect_pw_labels(
         if absent:
             reason[index] = f'pw.x returned no {" and no ".join(absent)}'
             continue
-        label_energy = float(output.get_array('energy')[-1])
-        label_forces = np.asarray(output.get_array('forces')[-1])
+        energy[index] = output.get_array('energy')[-1]
+        forces[offsets[index] : offsets[index + 1]] = output.get_array('forces')[-1]
         tensor = -np.asarray(output.get_array('stress')[-1]) * GPA
-        label_stress = tensor[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        n_atoms = int(configurations.n_atoms[index])
-        reason[index] = check_label(label_energy, label_forces, label_stress, n_atoms, checks.get_dict())
-        if not reason[index]:
-            status[index] = 'labelled'
-            energy[index], stress[index] = label_energy, label_stress
-            forces[offsets[index] : offsets[index + 1]] = label_forces
+        stress[index] = tensor[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        status[index], reason[index] = 'labelled', ''
     labelled = configurations.with_columns(energy=energy, forces=forces, stress=stress, status=status, reason=reason)
     return ConfigurationsData(labelled, level_of_theory=level_of_theory.get_dict())
 
@@ -255,6 +264,10 @@ class QuantumEspressoEngine:
             return str(exception)
         return None
 
+    def check_frames(self, frames: Configurations, inputs: Inputs) -> list[str]:
+        """Return why some of ``frames`` cannot be labelled."""
+        return check_spins(frames)
+
     def level_of_theory(self, inputs: Inputs) -> dict[str, Any]:
         """Return the readable level of theory: functional, pseudopotentials, cutoffs, k-point rule, smearing, spin."""
         return _level_of_theory(
@@ -275,7 +288,7 @@ class QuantumEspressoEngine:
         """Return one task per frame: its structure, k-point mesh and parameters."""
         prepared = prepare_pw_inputs(frames, inputs['parameters'], inputs['kpoints_distance'], inputs['kpoints_offset'])
         configurations = frames.configurations
-        costs = cost_estimate(configurations)
+        electrons = {element: pseudo_valence(pseudo) for element, pseudo in inputs['pseudos'].items()}
         tasks = {}
         for index in range(len(configurations)):
             mesh = _mesh(configurations, index, inputs['kpoints_distance'].value)
@@ -284,10 +297,14 @@ class QuantumEspressoEngine:
                 'kpoints': prepared['kpoints'][_mesh_key(mesh)],
                 'parameters': prepared['parameters'][_variant_key(configurations, index)],
             }
-            tasks[frame_key(index)] = Task(nodes, float(costs[index] * np.prod(mesh)))
+            atoms = configurations.take([index]).numbers
+            n_electrons = sum(electrons[_symbol(number)] for number in atoms) - int(configurations.charge[index])
+            tasks[frame_key(index)] = Task(nodes, Size(max(n_electrons, 1.0), int(np.prod(mesh))))
         return tasks
 
-    def process(self, task_inputs: Inputs, inputs: Inputs) -> tuple[Any, dict[str, Any]]:
+    def process(
+        self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Return ``PwBaseWorkChain`` and its inputs for one frame."""
         structure = task_inputs['structure']
         pw = {
@@ -295,7 +312,7 @@ class QuantumEspressoEngine:
             'structure': structure,
             'parameters': task_inputs['parameters'],
             'pseudos': {kind.name: inputs['pseudos'][kind.symbol] for kind in structure.kinds},
-            'metadata': {'options': inputs['options'].get_dict()},
+            'metadata': {'options': dict(options)},
         }
         base = {
             'pw': pw,
@@ -318,9 +335,21 @@ class QuantumEspressoEngine:
                     return left
         return None
 
+    def retry(
+        self, process: orm.ProcessNode, attempt: int, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
+    ) -> Retry | None:
+        """Return what to change after a failure; the handlers of ``PwBaseWorkChain`` have had their turn."""
+        return None
+
     def collect(
-        self, frames: ConfigurationsData, level_of_theory: orm.Dict, checks: orm.Dict, results: dict[str, orm.Data]
+        self, frames: ConfigurationsData, level_of_theory: orm.Dict, results: dict[str, orm.Data]
     ) -> ConfigurationsData:
         """Return the label chunk."""
-        chunk: ConfigurationsData = collect_pw_labels(frames, level_of_theory, checks, **results)
+        chunk: ConfigurationsData = collect_pw_labels(frames, level_of_theory, **results)
         return chunk
+
+    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+        """Return electrons and k-points, as :meth:`tasks` counts them."""
+        said = calculation.outputs.output_parameters.get_dict()
+        mesh, _ = calculation.inputs.kpoints.get_kpoints_mesh()
+        return Size(float(said['number_of_electrons']), int(np.prod(mesh)))
