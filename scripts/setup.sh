@@ -6,17 +6,20 @@ cd "$(dirname "$0")/.."
 VENV=.venv
 STAMP=$VENV/.mlipal-setup
 PSEUDOS=/usr/share/espresso/pseudo
+CP2K_DATA=/usr/share/cp2k
 PYTHON=${PYTHON:-python3}
 PATH=${PATH//"$PWD/$VENV/bin:"/}  # the Python that makes an environment is not the one inside it
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-# -- packages of the distribution: Quantum ESPRESSO, its pseudopotentials, Python's venv -------------------------
+# -- packages of the distribution: Quantum ESPRESSO and CP2K with their data, Python's venv ----------------------
 
 missing_packages() {
     command -v pw.x >/dev/null || echo quantum-espresso
     [ -d "$PSEUDOS" ] || echo quantum-espresso-data
+    command -v cp2k.psmp >/dev/null || echo cp2k
+    [ -d "$CP2K_DATA" ] || echo cp2k-data
     # A virtual environment that is already there needs neither of these.
     [ -x "$VENV/bin/python" ] && return
     command -v "$PYTHON" >/dev/null || echo python3
@@ -72,6 +75,9 @@ say "installing $torch (the longest step, some minutes)"
 pip install -qq -c constraints.txt "$torch"
 say "installing aiida-mlipal with AiiDA, Quantum ESPRESSO's plugin, MACE and the tools of the tests (some minutes)"
 pip install -qq -c constraints.txt -e '.[mace,dev,docs]'
+# Of aiida-cp2k only what is imported: its cp2k-output-tools wants a `regex` of 2020 that has to be compiled.
+say "installing AiiDA's plugin for CP2K"
+pip install -qq -c constraints.txt --no-deps aiida-cp2k aiida-gaussian-datatypes cp2k-input-tools transitions six
 
 fingerprint > "$STAMP"
 say "set up: $("$VENV/bin/python" --version), $(command -v pw.x), $VENV/bin/aiida-mlipal"

@@ -56,6 +56,19 @@ def pseudo_dir() -> Path:
 
 
 @pytest.fixture(scope='session')
+def cp2k_executable() -> str:
+    """Return the path of a real CP2K, and make sure that the plugin for it is there."""
+    import importlib.util
+
+    path = next(filter(None, map(shutil.which, ('cp2k.ssmp', 'cp2k.psmp', 'cp2k'))), None)
+    _require(path is not None, 'cp2k', 'run `apt install cp2k cp2k-data`.')
+    plugin = importlib.util.find_spec('aiida_cp2k')
+    _require(plugin is not None, 'Python package aiida-cp2k', "run `pip install 'aiida-mlipal[cp2k]'`.")
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope='session')
 def compute_python() -> str:
     """Return a Python interpreter that has MACE and TorchSim: the one that runs the tests."""
     import importlib.util
