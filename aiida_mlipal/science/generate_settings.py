@@ -16,6 +16,8 @@ class GenerateSettings:
     """Settings of ``mlipal.generate``."""
 
     recipe: Sequence[Mapping[str, Any]]  #: see :mod:`aiida_mlipal.science.seeds`
+    #: µB, by element or one list per structure; the parents carry them already when the recipe is applied
+    initial_moments: Mapping[str, float] | Sequence[Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         validate_recipe(self.recipe)

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.settings import check_integer, check_number, unknown_name
 
-__all__ = ('GENERATORS', 'Generator', 'generate', 'isolated_atoms', 'strained', 'unpaired_electrons', 'validate_recipe')
+__all__ = (
+    'GENERATORS',
+    'Generator',
+    'generate',
+    'isolated_atoms',
+    'set_initial_moments',
+    'strained',
+    'unpaired_electrons',
+    'validate_recipe',
+)
 
 #: From a parent and a random stream to frames; the keyword-only parameters are the keys of a recipe item.
 Generator = Callable[..., list[Atoms]]
@@ -192,6 +201,31 @@ def validate_recipe(recipe: Sequence[Mapping[str, Any]]) -> None:
                 raise ValueError(where + unknown_name(f'parameter of `{name}`', key, valid))
         if 'n_frames' in item:
             check_integer(f'{where}n_frames', item['n_frames'])
+
+
+def set_initial_moments(parents: Sequence[Atoms], moments: Mapping[str, float] | Sequence[Sequence[float]]) -> None:
+    """Give the atoms of ``parents`` their initial magnetic moments, which their seeds then inherit.
+
+    :param moments: µB per atom, either by element (others get none) or one list per parent, in the order of its atoms.
+    :raises ValueError: if lists do not match the parents, or an element is in none of them.
+    """
+    if not isinstance(moments, Mapping):
+        expected = [len(parent) for parent in parents]
+        found = [len(values) if isinstance(values, Sequence) else 1 for values in moments]
+        if found != expected:
+            raise ValueError(
+                f'`initial_moments` must be one list per structure with one moment per atom: expected lists of '
+                f'{expected} numbers, got {found}; or give them by element, for example {{Fe: 2.2}}.'
+            )
+        for parent, values in zip(parents, moments, strict=True):
+            parent.set_initial_magnetic_moments(np.array(values, dtype=float))
+        return
+    elements = {symbol for parent in parents for symbol in parent.get_chemical_symbols()}
+    unknown = sorted(set(moments) - elements)
+    if unknown:
+        raise ValueError(f'`initial_moments` names {unknown}, but the structures consist of {sorted(elements)}.')
+    for parent in parents:
+        parent.set_initial_magnetic_moments([float(moments.get(symbol, 0.0)) for symbol in parent.symbols])
 
 
 def generate(parents: Configurations, recipe: Sequence[Mapping[str, Any]], seed: int) -> Configurations:

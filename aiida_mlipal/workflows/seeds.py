@@ -24,7 +24,7 @@ class SeedsWorkChain(WorkChain):
         """Define the process specification."""
         super().define(spec)
         spec.input_namespace('structures', dynamic=True, valid_type=orm.StructureData, help='Parent structures.')
-        spec.input('settings', valid_type=orm.Dict, help='`recipe`: list of generators with their parameters.')
+        spec.input('settings', valid_type=orm.Dict, help='See GenerateSettings: recipe, initial moments.')
         spec.input('seed', valid_type=orm.Int, help='Seed of every random choice.')
         spec.expose_inputs(
             GenerateCalculation,
@@ -39,7 +39,7 @@ class SeedsWorkChain(WorkChain):
 
     def collect(self) -> None:
         """Turn the structures into configurations."""
-        self.ctx.parents = structures_to_configurations(**self.inputs.structures)
+        self.ctx.parents = structures_to_configurations(self.inputs.settings, **self.inputs.structures)
         self.out('parents', self.ctx.parents)
 
     def in_a_job(self) -> bool:

@@ -7,7 +7,13 @@ from ase.data import atomic_numbers, ground_state_magnetic_moments
 
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.filters import physical
-from aiida_mlipal.science.seeds import GENERATORS, generate, isolated_atoms, unpaired_electrons
+from aiida_mlipal.science.seeds import (
+    GENERATORS,
+    generate,
+    isolated_atoms,
+    set_initial_moments,
+    unpaired_electrons,
+)
 
 PARENT = Configurations.from_atoms([bulk('Si', cubic=True)])
 RECIPE = [
@@ -175,3 +181,29 @@ def test_generators_leave_the_parent_alone(name):
     GENERATORS[name](parent, np.random.default_rng(1))
     assert parent.positions.tobytes() == before
     assert len(parent) == 8
+
+
+def test_moments_by_element_or_by_atom_reach_the_seeds_but_not_the_isolated_atoms():
+    iron, oxide = bulk('Fe', cubic=True), bulk('FeO', 'rocksalt', a=4.3)
+    set_initial_moments([iron, oxide], {'Fe': 2.2})
+    frames = generate(
+        Configurations.from_atoms([iron, oxide]), [{'generator': 'rattle'}, {'generator': 'isolated_atoms'}], 1
+    )
+    seeds = frames.take(~frames.has_role('isolated_atom'))
+    assert seeds.initial_moments.tolist() == [2.2, 2.2, 2.2, 0.0]
+    assert not frames.take(frames.has_role('isolated_atom')).initial_moments.any()
+    set_initial_moments([iron], [[2.2, -2.2]])
+    assert Configurations.from_atoms([iron]).initial_moments.tolist() == [2.2, -2.2]
+
+
+@pytest.mark.parametrize(
+    ('moments', 'message'),
+    [
+        ({'Co': 1.7}, r"`initial_moments` names \['Co'\], but the structures consist of \['Fe'\]"),
+        ([[2.2]], r'one list per structure .* expected lists of \[2\] numbers, got \[1\]'),
+        ([[2.2, 2.2], [2.2]], r'got \[2, 1\]; or give them by element'),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused(moments, message):
+    with pytest.raises(ValueError, match=message):
+        set_initial_moments([bulk('Fe', cubic=True)], moments)

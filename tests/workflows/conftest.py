@@ -28,15 +28,34 @@ def pw_code(aiida_localhost, pw_executable):
 
 
 @pytest.fixture
+def pw_wrapped(aiida_localhost, pw_executable, tmp_path):
+    """Return a function that makes a code of a bash script around pw.x, which the script finds in ``$PW``."""
+
+    def make(script: str) -> orm.InstalledCode:
+        path = tmp_path / 'pw.sh'
+        path.write_text(f'#!/bin/bash\nPW={pw_executable}\nexport OMP_NUM_THREADS=1\n{script}')
+        path.chmod(0o755)
+        return orm.InstalledCode(
+            label='pw-wrapped',
+            computer=aiida_localhost,
+            filepath_executable=str(path),
+            default_calc_job_plugin='quantumespresso.pw',
+            with_mpi=False,
+        ).store()
+
+    return make
+
+
+@pytest.fixture
 def pseudo_family(pseudo_dir, tmp_path_factory) -> str:
-    """Return the label of a pseudopotential family with silicon and aluminium, LDA."""
+    """Return the label of a pseudopotential family with hydrogen, aluminium, silicon and iron, LDA."""
     from aiida_pseudo.data.pseudo import UpfData
     from aiida_pseudo.groups.family import PseudoPotentialFamily
 
     label = 'debian-pz'
     if not orm.QueryBuilder().append(PseudoPotentialFamily, filters={'label': label}).count():
         folder: Path = tmp_path_factory.mktemp('pseudos')
-        for name in ('Si.pz-vbc.UPF', 'Al.pz-vbc.UPF'):
+        for name in ('H.pz-vbc.UPF', 'Al.pz-vbc.UPF', 'Si.pz-vbc.UPF', 'Fe.pz-nd-rrkjus.UPF'):
             (folder / name).write_bytes((pseudo_dir / name).read_bytes())
         PseudoPotentialFamily.create_from_folder(folder, label, pseudo_type=UpfData)
     return label

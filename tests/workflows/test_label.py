@@ -41,8 +41,9 @@ def test_labels_failures_and_reuse(quick_pw_label):
     labels = node.outputs.labels.configurations
     assert labels.frame_id.tolist() == configurations.configurations.frame_id.tolist()
     assert labels.status.tolist() == ['labelled', 'rejected', 'labelled']
-    assert 'PwCalculation exited with' in labels.reason[1]
+    assert labels.reason[1] == 'atoms 1 and 2 are on top of each other'
     assert np.isfinite(labels.stress[[0, 2]]).all()
+    assert (labels.scf_force_error[[0, 2]] < 1e-3).all()  # eV/Å, at a conv_thr of 1e-8 Ry
     assert node.outputs.labels.level_of_theory['functional'] == 'PZ'
     assert trace(node).gaps == []
 

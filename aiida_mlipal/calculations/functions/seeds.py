@@ -7,17 +7,24 @@ from aiida.engine import calcfunction
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.science.seeds import generate
+from aiida_mlipal.science.seeds import generate, set_initial_moments
 
 __all__ = ('generate_seeds', 'structures_to_configurations')
 
 
 @calcfunction
-def structures_to_configurations(**structures: orm.StructureData) -> ConfigurationsData:
-    """Return the user's structures as configurations, in the order of their names."""
+def structures_to_configurations(
+    settings: orm.Dict | None = None, **structures: orm.StructureData
+) -> ConfigurationsData:
+    """Return the user's structures as configurations, in the order of their names.
+
+    :param settings: those of the seeds; structures know no magnetic moments, ``initial_moments`` brings them.
+    """
     frames = [structures[name].get_ase() for name in sorted(structures)]
     for atoms in frames:
         atoms.info = {}
+    if settings is not None and settings.get_dict().get('initial_moments'):
+        set_initial_moments(frames, settings['initial_moments'])
     return ConfigurationsData(
         Configurations.from_atoms(frames, origin=[f'structure {name}' for name in sorted(structures)])
     )

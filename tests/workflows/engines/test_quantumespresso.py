@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+from textwrap import dedent
+
 import numpy as np
 import pytest
 from aiida import orm
-from ase.build import bulk
+from aiida_pseudo.data.pseudo import UpfData
+from ase import Atoms
+from ase.build import bulk, fcc100, molecule
 
+from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.seeds import generate
 from aiida_mlipal.workflows.engines import engine_names, load_engine
-from aiida_mlipal.workflows.engines.quantumespresso import QuantumEspressoEngine, _mesh, _variant, functional_of
+from aiida_mlipal.workflows.engines.pw_inputs import frame_kinds, kpoint_mesh, pw_parameters, variant_key
+from aiida_mlipal.workflows.engines.pw_level_of_theory import functional_of
+from aiida_mlipal.workflows.engines.quantumespresso import QuantumEspressoEngine
+
+VALENCES = {'H': 1.0, 'C': 4.0, 'O': 6.0, 'Si': 4.0, 'Fe': 8.0}
+
+
+def _system(parameters: dict, frames: Configurations, index: int = 0) -> dict:
+    return pw_parameters({'SYSTEM': parameters}, frames, index, VALENCES)['SYSTEM']
+
+
+def _with(inputs, namelist: str, values: dict) -> dict:
+    """Return ``inputs`` with some keywords changed."""
+    parameters = deepcopy(inputs['parameters'].get_dict())
+    parameters[namelist] |= values
+    return {**inputs, 'parameters': orm.Dict(parameters)}
+
+
+def _iron(moments: list[float], **columns) -> Configurations:
+    atoms = bulk('Fe', cubic=True)
+    atoms.set_initial_magnetic_moments(moments)
+    return Configurations.from_atoms([atoms], **columns)
 
 
 def test_engines_are_found_by_name():
@@ -25,7 +54,7 @@ def test_mesh_is_fixed_through_a_strain_series_where_a_bare_distance_jumps():
     recipe = [{'generator': 'isotropic_strain', 'n_frames': 9, 'min': -0.1, 'max': 0.1}]
     frames = generate(parent, recipe, seed=1)
     distance = 0.38
-    ours = {_mesh(frames, index, distance) for index in range(len(frames))}
+    ours = {kpoint_mesh(frames, index, distance, [0, 0, 0])[0] for index in range(len(frames))}
     bare = set()
     for atoms in frames.to_atoms():
         kpoints = orm.KpointsData()
@@ -40,25 +69,96 @@ def test_mesh_is_fixed_through_a_strain_series_where_a_bare_distance_jumps():
     assert ours == {tuple(reference.get_kpoints_mesh()[0])}
 
 
+def test_no_k_points_where_nothing_repeats():
+    """One k-point along the vacuum of a slab, shifted nowhere; Γ for a molecule, with or without a box."""
+    slab = fcc100('Al', (1, 1, 3), vacuum=8)
+    water = molecule('H2O')
+    frames = Configurations.from_atoms([slab, water])
+    mesh, offset = kpoint_mesh(frames, 0, 0.5, [0.5, 0.5, 0.5])
+    assert (mesh, offset) == ((5, 5, 1), (0.5, 0.5, 0.0))
+    assert kpoint_mesh(frames, 1, 0.5, [0.5, 0.5, 0.5]) == ((1, 1, 1), (0.0, 0.0, 0.0))
+
+
 def test_isolated_atom_is_polarised_at_gamma():
     frames = generate(Configurations.from_atoms([bulk('Si')]), [{'generator': 'isolated_atoms'}], seed=1)
     index = int(np.flatnonzero(frames.multiplicity == 3)[0])
-    assert _mesh(frames, index, 0.1) == (1, 1, 1)
-    system = _variant({'SYSTEM': {'ecutwfc': 20, 'smearing': 'cold', 'degauss': 0.02}}, frames, index)['SYSTEM']
+    assert kpoint_mesh(frames, index, 0.1, [0.5, 0.5, 0.5]) == ((1, 1, 1), (0.0, 0.0, 0.0))
+    slab = {'ecutwfc': 20, 'smearing': 'cold', 'degauss': 0.02, 'assume_isolated': '2D', 'tot_charge': 1}
+    system = _system(slab, frames, index)
     assert system['nspin'] == 2
     assert system['tot_magnetization'] == 2
     assert system['starting_magnetization'] == {'Si': 0.5}
     assert system['ecutwfc'] == 20
     assert system['degauss'] < 0.01
+    assert not {'assume_isolated', 'tot_charge'} & set(system)
     assert len(np.unique(frames.cell[index].diagonal().round(3))) == 3
 
 
 def test_charge_and_spin_of_a_frame_reach_the_input():
     frames = Configurations.from_atoms([bulk('Si')], charge=-1, multiplicity=2)
-    system = _variant({'SYSTEM': {}}, frames, 0)['SYSTEM']
+    system = _system({}, frames)
     assert (system['tot_charge'], system['tot_magnetization'], system['nspin']) == (-1, 1, 2)
     neutral = Configurations.from_atoms([bulk('Si')])
-    assert _variant({'SYSTEM': {'ecutwfc': 20}}, neutral, 0)['SYSTEM'] == {'ecutwfc': 20}
+    assert _system({'ecutwfc': 20}, neutral) == {'ecutwfc': 20}
+
+
+def test_two_triplets_of_two_elements_are_two_sets_of_parameters():
+    """The kinds that ``starting_magnetization`` names must be those of the frame."""
+    frames = Configurations.from_atoms([Atoms('C', cell=[9] * 3), Atoms('O', cell=[9] * 3)], multiplicity=3)
+    variants = [pw_parameters({'SYSTEM': {}}, frames, index, VALENCES) for index in (0, 1)]
+    assert [set(variant['SYSTEM']['starting_magnetization']) for variant in variants] == [{'C'}, {'O'}]
+    assert variant_key(variants[0]) != variant_key(variants[1])
+
+
+def test_atoms_of_one_element_and_several_moments_are_kinds_in_the_order_of_the_frame():
+    atoms = Atoms('FeOFeFeO', positions=np.arange(15).reshape(5, 3), cell=[20] * 3, pbc=True)
+    atoms.set_initial_magnetic_moments([-4.0, 0.0, 4.0, -4.00001, 0.0])
+    frames = Configurations.from_atoms([atoms])
+    names, kinds = frame_kinds(frames, 0)
+    assert names == ['Fe2', 'O', 'Fe1', 'Fe2', 'O']
+    assert kinds == {'Fe1': ('Fe', 4.0), 'Fe2': ('Fe', -4.0), 'O': ('O', 0.0)}
+    system = _system({'nspin': 2, 'hubbard_u': {'Fe': 4.6, 'Si': 1.0}, 'lda_plus_u': True}, frames)
+    assert system['starting_magnetization'] == {'Fe1': 0.5, 'Fe2': -0.5, 'O': 0.0}
+    assert system['hubbard_u'] == {'Fe1': 4.6, 'Fe2': 4.6}
+
+
+def test_an_element_without_u_is_computed_without():
+    """pw.x stops if `lda_plus_u` is set and no kind has a U, as for the isolated oxygen atom of an oxide."""
+    oxygen = Configurations.from_atoms([Atoms('O', cell=[9] * 3)])
+    assert _system({'lda_plus_u': True, 'lda_plus_u_kind': 0, 'hubbard_u': {'Fe': 4.6}}, oxygen) == {}
+
+
+def test_moments_by_element_of_the_parameters_serve_frames_without():
+    frames = _iron([0.0, 0.0])
+    assert _system({'nspin': 2, 'starting_magnetization': {'Fe': 0.3, 'O': 0.1}}, frames)['starting_magnetization'] == {
+        'Fe': 0.3
+    }
+
+
+@pytest.mark.codes
+def test_structures_keep_the_order_of_atoms_and_carry_u_as_a_card(iron_inputs):
+    atoms = bulk('Fe', cubic=True) * (2, 1, 1)
+    atoms.set_initial_magnetic_moments([-2.0, 2.0, -2.0, 2.0])
+    frames = ConfigurationsData(Configurations.from_atoms([atoms]))
+    engine = QuantumEspressoEngine()
+    task = engine.tasks(frames.store(), iron_inputs)['frame_00000'].inputs
+    assert [site.kind_name for site in task['structure'].sites] == ['Fe2', 'Fe1', 'Fe2', 'Fe1']
+    np.testing.assert_array_equal([site.position for site in task['structure'].sites], atoms.positions)
+    _, inputs = engine.process(task, iron_inputs, {})
+    assert sorted(inputs['pw']['pseudos']) == ['Fe1', 'Fe2']
+
+    from aiida_quantumespresso.utils.hubbard import HubbardUtils
+
+    with_u = {**iron_inputs, 'hubbard': orm.Dict({'projectors': 'ortho-atomic', 'U': {'Fe-3d': 4.6}}).store()}
+    structure = engine.tasks(frames, with_u)['frame_00000'].inputs['structure']
+    card = [line.split() for line in HubbardUtils(structure).get_hubbard_card().splitlines()]
+    assert card == [['HUBBARD', 'ortho-atomic'], ['U', 'Fe1-3d', '4.6'], ['U', 'Fe2-3d', '4.6']]
+    np.testing.assert_array_equal([site.position for site in structure.sites], atoms.positions)
+    assert difference(engine.level_of_theory(iron_inputs), engine.level_of_theory(with_u)) == [
+        'hubbard.U.Fe-3d: (absent) -> 4.6',
+        'hubbard.projectors: (absent) -> ortho-atomic',
+    ]
+    assert engine.describe(with_u).get_dict() == engine.level_of_theory(with_u)
 
 
 @pytest.mark.codes
@@ -72,24 +172,18 @@ def test_charge_and_spin_of_a_frame_reach_the_input():
     ],
 )
 def test_functional_of_a_pseudopotential(pseudo_dir, name, functional):
-    from aiida_pseudo.data.pseudo import UpfData
-
     assert functional_of(UpfData.get_or_create(pseudo_dir / name)) == functional
 
 
 @pytest.mark.codes
 def test_two_functionals_are_refused(quick_pw_label, pseudo_dir):
-    from aiida_pseudo.data.pseudo import UpfData
-
     inputs = dict(quick_pw_label['engine_inputs'])
     engine = QuantumEspressoEngine()
     assert engine.validate(inputs) is None
     other = UpfData.get_or_create(pseudo_dir / 'Li.pbesol-s-rrkjus_psl.0.2.1.UPF')
     message = engine.validate({**inputs, 'pseudos': {**inputs['pseudos'], 'Li': other}})
     assert "functionals are mixed: the pseudopotentials name {'Li': 'PBESOL', 'Si': 'PZ'}" in message
-    parameters = inputs['parameters'].get_dict()
-    parameters['SYSTEM']['input_dft'] = 'PBE'
-    assert 'and `input_dft` is PBE' in engine.validate({**inputs, 'parameters': orm.Dict(parameters)})
+    assert 'and `input_dft` is PBE' in engine.validate(_with(inputs, 'SYSTEM', {'input_dft': 'PBE'}))
 
 
 @pytest.mark.codes
@@ -97,9 +191,148 @@ def test_level_of_theory_ignores_what_only_steers_the_solver(quick_pw_label):
     engine, inputs = QuantumEspressoEngine(), dict(quick_pw_label['engine_inputs'])
     theory = engine.level_of_theory(inputs)
     assert engine.describe(inputs).get_dict() == theory
-    steered = inputs['parameters'].get_dict()
-    steered['SYSTEM']['nbnd'] = 12
-    steered['ELECTRONS']['mixing_beta'] = 0.1
-    assert engine.level_of_theory({**inputs, 'parameters': orm.Dict(steered)}) == theory
-    steered['SYSTEM']['ecutwfc'] = 13.0
-    assert engine.level_of_theory({**inputs, 'parameters': orm.Dict(steered)}) != theory
+    system = {'nbnd': 12, 'nspin': 1, 'vdw_corr': 'none', 'starting_magnetization': {'Si': 0.2}}
+    electrons = {'mixing_beta': 0.1, 'diagonalization': 'cg', 'mixing_mode': 'local-TF'}
+    steered = _with(_with(inputs, 'SYSTEM', system), 'ELECTRONS', electrons)
+    assert engine.level_of_theory(steered) == theory
+
+
+@pytest.mark.codes
+@pytest.mark.parametrize(
+    ('keyword', 'value', 'line'),
+    [
+        ('ecutwfc', 13.0, 'system.ecutwfc: 12.0 -> 13.0'),
+        ('nspin', 2, 'system.nspin: (absent) -> 2'),
+        ('vdw_corr', 'grimme-d3', 'system.vdw_corr: (absent) -> grimme-d3'),
+        ('hubbard_u', {'Si': 1.0}, 'system.hubbard_u.Si: (absent) -> 1.0'),
+        ('tot_charge', 1, 'system.tot_charge: (absent) -> 1'),
+        ('assume_isolated', '2D', 'system.assume_isolated: (absent) -> 2D'),
+    ],
+)
+def test_level_of_theory_shows_what_changes_the_energy(quick_pw_label, keyword, value, line):
+    engine, inputs = QuantumEspressoEngine(), dict(quick_pw_label['engine_inputs'])
+    other = engine.level_of_theory(_with(inputs, 'SYSTEM', {keyword: value}))
+    assert difference(engine.level_of_theory(inputs), other) == [line]
+
+
+@pytest.mark.codes
+@pytest.mark.parametrize(
+    ('namelist', 'values', 'message'),
+    [
+        ('CONTROL', {'calculation': 'relax'}, 'would move the atoms of a frame'),
+        ('CONTROL', {'tprnfor': False}, 'would print no forces: set `CONTROL: {tprnfor: true}`'),
+        ('SYSTEM', {'nspin': 2, 'occupations': 'fixed'}, 'fixed occupations with `nspin: 2` need `tot_magnetization`'),
+        ('SYSTEM', {'starting_magnetization': [0.3]}, 'must be given by element'),
+    ],
+)
+def test_bad_parameters_are_refused(quick_pw_label, namelist, values, message):
+    inputs = _with(quick_pw_label['engine_inputs'], namelist, values)
+    assert message in QuantumEspressoEngine().validate(inputs)
+
+
+@pytest.mark.codes
+def test_stress_is_told_from_the_parameters(quick_pw_label):
+    inputs = dict(quick_pw_label['engine_inputs'])
+    assert QuantumEspressoEngine().gives_stress(inputs)
+    assert not QuantumEspressoEngine().gives_stress(_with(inputs, 'CONTROL', {'tstress': False}))
+
+
+@pytest.mark.codes
+def test_a_campaign_file_with_moments_is_spin_polarised(tmp_path, pw_code, python_code, pseudo_family):
+    """From YAML to the frames that the engine gets; what the structures lack is refused in the file."""
+    from aiida_mlipal.calculations.functions.seeds import structures_to_configurations
+    from aiida_mlipal.workflows.campaign_file import build, load_campaign
+    from aiida_mlipal.workflows.campaign_inputs import validate_campaign
+
+    bulk('Fe', cubic=True).write(tmp_path / 'iron.cif')
+    text = f"""
+        structures: [iron.cif]
+        initial_moments: [[2.2, -2.2]]
+        seeds: [{{generator: rattle, n_frames: 9}}]
+        label: {{code: {pw_code.full_label}, pseudo_family: {pseudo_family}, parameters: {{SYSTEM: {{ecutwfc: 24}}}}}}
+        train: {{code: {python_code.full_label}}}
+    """
+    (tmp_path / 'campaign.yaml').write_text(dedent(text))
+    builder = build(load_campaign(tmp_path / 'campaign.yaml'))
+    assert builder.label['engine_inputs']['parameters'].get_dict()['SYSTEM']['nspin'] == 2
+    structures = {name: node.store() for name, node in builder.seeds.structures.items()}
+    parents = structures_to_configurations(builder.seeds.settings.store(), **structures).configurations
+    assert parents.initial_moments.tolist() == [2.2, -2.2]
+    assert validate_campaign(builder, None) is None
+
+    (tmp_path / 'campaign.yaml').write_text(dedent(text).replace('[[2.2, -2.2]]', '{Co: 1.7}'))
+    problem = validate_campaign(build(load_campaign(tmp_path / 'campaign.yaml')), None)
+    assert "`initial_moments` names ['Co'], but the structures consist of ['Fe']" in problem
+
+
+def _boxed(symbols: str, size: float, **columns) -> Configurations:
+    atoms = molecule(symbols)
+    atoms.set_cell([size] * 3)
+    atoms.center()
+    return Configurations.from_atoms([atoms], **columns)
+
+
+@pytest.mark.codes
+@pytest.mark.parametrize(
+    ('frames', 'system', 'message'),
+    [
+        (Configurations.from_atoms([bulk('Ge')]), {}, r'no pseudopotential for Ge: the inputs have Al, Fe, H, Si\.'),
+        (Configurations.from_atoms([molecule('H2')]), {}, r'is not periodic and has no box.*center\(vacuum=6\)'),
+        (_boxed('H2', 4.0), {}, r'not periodic along a, where only 4\.0 Å of vacuum .* expected 6 Å or more'),
+        (_boxed('H2', 9.0), {}, None),
+        (Configurations.from_atoms([fcc100('Al', (1, 1, 2), vacuum=2)]), {}, r'along c, where only 4\.0 Å'),
+        (Configurations.from_atoms([fcc100('Al', (1, 1, 2), vacuum=4)]), {}, None),
+        (_boxed('H2', 9.0, multiplicity=2), {}, r'frame 0 has 2 electrons and multiplicity 2: an odd number'),
+        (_boxed('H2', 9.0, charge=1, multiplicity=2), {}, r'has charge \+1, .* uniform background .*assume_isolated'),
+        (_boxed('H2', 9.0, charge=1, multiplicity=2), {'assume_isolated': 'martyna-tuckerman'}, None),
+        (Configurations.from_atoms([bulk('Si')], charge=-1), {}, r'if the background is meant.*tot_charge: -1'),
+        (Configurations.from_atoms([bulk('Si')], charge=-1), {'tot_charge': -1}, None),
+        (Configurations.from_atoms([bulk('Si')]), {'tot_charge': -1}, r'has charge \+0, but .*tot_charge: -1.* all'),
+        (_iron([2.0, 2.0]), {}, r'has initial moments, but the inputs have `nspin: 1`: set `SYSTEM: {nspin: 2}`'),
+        (_iron([2.0, 2.0]), {'nspin': 2}, None),
+        (_iron([0.0, 0.0]), {'nspin': 2}, r'would find the non-magnetic state: set `initial_moments`'),
+        (_iron([0.0, 0.0]), {'nspin': 2, 'starting_magnetization': {'Fe': 0.3}}, None),
+        (_iron([9.0, 2.0]), {'nspin': 2}, r'moment of 9 µB on Fe, more than its 8 valence electrons'),
+    ],
+)  # fmt: skip
+def test_frames_that_pw_cannot_label_are_refused_with_the_mend(all_elements, frames, system, message):
+    problems = QuantumEspressoEngine().check_frames(frames, _with(all_elements, 'SYSTEM', system))
+    if message is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert re.search(message, problems[0]), problems
+
+
+@pytest.mark.codes
+def test_isolated_atoms_are_exempt_from_the_spin_of_the_level(iron_inputs):
+    frames = generate(_iron([2.2, 2.2]), [{'generator': 'unchanged'}, {'generator': 'isolated_atoms'}], seed=1)
+    assert frames.has_role('isolated_atom').sum() > 1
+    assert QuantumEspressoEngine().check_frames(frames, iron_inputs) == []
+
+
+@pytest.mark.codes
+def test_too_many_kinds_are_refused(iron_inputs):
+    atoms = bulk('Fe', cubic=True) * (2, 2, 2)
+    atoms.set_initial_magnetic_moments(np.linspace(1, 2, 16))
+    (problem,) = QuantumEspressoEngine().check_frames(Configurations.from_atoms([atoms]), iron_inputs)
+    assert 'has 16 kinds of atoms by element and initial moment, pw.x knows 10' in problem
+
+
+@pytest.fixture
+def all_elements(quick_pw_label, pseudo_family):
+    """Return the inputs of quick calculations with a pseudopotential for every element of the family."""
+    family = orm.load_group(pseudo_family)
+    pseudos = {element: family.get_pseudo(element) for element in family.elements}
+    return {**quick_pw_label['engine_inputs'], 'pseudos': pseudos}
+
+
+@pytest.fixture
+def iron_inputs(all_elements):
+    """Return the stored inputs of spin-polarised calculations of iron."""
+    inputs = _with(all_elements, 'SYSTEM', {'nspin': 2, 'ecutwfc': 24.0, 'ecutrho': 200.0})
+    inputs['pseudos'] = {'Fe': all_elements['pseudos']['Fe']}
+    for value in inputs.values():
+        if isinstance(value, orm.Data):
+            value.store()
+    return inputs

@@ -1,0 +1,178 @@
+"""What pw.x is asked for, frame by frame: kinds of atoms, k-point mesh, spin, charge, Hubbard U."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from aiida import orm
+from aiida.engine import calcfunction
+from ase.data import chemical_symbols
+
+from aiida_mlipal.calculations.functions.labels import frame_key
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.workflows.engines.pw_level_of_theory import pseudo_valence
+
+__all__ = ('frame_kinds', 'kpoint_mesh', 'mesh_key', 'prepare_pw_inputs', 'pw_parameters', 'variant_key')
+
+#: µB. Moments closer than this are one kind of atom.
+_MOMENT_DIGITS: Final = 4
+#: What sets up a slab or a wire, and means nothing for an atom in a box of its own.
+_SLAB_KEYWORDS: Final = {
+    'CONTROL': ('tefield', 'dipfield', 'lelfield', 'gate'),
+    'SYSTEM': ('assume_isolated', 'esm_bc', 'esm_w', 'esm_efield', 'edir', 'emaxpos', 'eopreg', 'eamp', 'tot_charge'),
+}
+
+
+def frame_kinds(frames: Configurations, index: int) -> tuple[list[str], dict[str, tuple[str, float]]]:
+    """Return the kind of each atom in order, and by kind its element and initial moment (µB).
+
+    Atoms of one element and one moment are one kind. An element with several moments gives Fe1, Fe2 ... from the
+    largest moment down, any other the element itself.
+    """
+    atoms = slice(frames.offsets[index], frames.offsets[index + 1])
+    symbols = [chemical_symbols[number] for number in frames.numbers[atoms]]
+    moments = np.round(frames.initial_moments[atoms], _MOMENT_DIGITS).tolist()
+    names: dict[tuple[str, float], str] = {}
+    for symbol in sorted(set(symbols)):
+        found = sorted(
+            {moment for other, moment in zip(symbols, moments, strict=True) if other == symbol}, reverse=True
+        )
+        for rank, moment in enumerate(found, start=1):
+            names[symbol, moment] = f'{symbol}{rank}' if len(found) > 1 else symbol
+    return [names[key] for key in zip(symbols, moments, strict=True)], {name: key for key, name in names.items()}
+
+
+def kpoint_mesh(
+    frames: Configurations, index: int, distance: float, offset: list[float]
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return mesh and offset of a frame: those of its reference cell; Γ alone for isolated atoms and molecules.
+
+    Along a direction that is not periodic there is one k-point and no offset.
+    """
+    if frames.role[index] == 'isolated_atom' or not frames.pbc[index].any():
+        return (1, 1, 1), (0.0, 0.0, 0.0)
+    reciprocal = 2 * np.pi * np.linalg.norm(np.linalg.inv(frames.reference_cell[index]), axis=0)
+    # The tolerance keeps a length that is a whole multiple of the distance from being rounded up.
+    counts = np.maximum(1, np.ceil(reciprocal / distance - 1e-8)).astype(int)
+    periodic = frames.pbc[index]
+    counts[~periodic] = 1
+    shift = np.where(periodic, [0.5 if value else 0.0 for value in offset], 0.0)
+    return tuple(counts.tolist()), tuple(shift.tolist())
+
+
+def mesh_key(mesh: tuple[int, ...], offset: tuple[float, ...]) -> str:
+    """Return the link label of a k-point mesh."""
+    shifts = ['1' if value else '0' for value in offset]
+    return '_'.join(['mesh', *map(str, mesh), 'shift', *shifts])
+
+
+def pw_parameters(
+    parameters: Mapping[str, Any], frames: Configurations, index: int, valences: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the namelists for one frame: ``parameters`` with the charge and spin that the frame asks for.
+
+    Whatever SYSTEM says by element (``hubbard_u``, ``starting_magnetization``) is spelled by kind. Initial moments of
+    the frame win over ``starting_magnetization``; pw.x wants the latter as a share of the valence electrons.
+
+    :param valences: valence electrons by element.
+    """
+    result = {namelist: dict(values) for namelist, values in parameters.items()}
+    system, electrons = result.setdefault('SYSTEM', {}), result.setdefault('ELECTRONS', {})
+    isolated = frames.role[index] == 'isolated_atom'
+    if isolated:
+        for namelist, keywords in _SLAB_KEYWORDS.items():
+            for keyword in keywords:
+                result.get(namelist, {}).pop(keyword, None)
+    _, kinds = frame_kinds(frames, index)
+    for keyword, values in list(system.items()):
+        if isinstance(values, dict):
+            system[keyword] = {kind: values[symbol] for kind, (symbol, _) in kinds.items() if symbol in values}
+            if not system[keyword]:
+                del system[keyword]
+    if not any(keyword.startswith('hubbard') for keyword in system):  # none of its elements has a U
+        for keyword in ('lda_plus_u', 'lda_plus_u_kind', 'u_projection_type'):
+            system.pop(keyword, None)
+    unpaired = int(frames.multiplicity[index]) - 1
+    if unpaired >= 0:
+        system.update(nspin=2, tot_magnetization=unpaired)
+    if system.get('nspin') == 2:
+        if any(moment for _, moment in kinds.values()):
+            start = {kind: moment / valences[symbol] for kind, (symbol, moment) in kinds.items()}
+        elif unpaired >= 0:
+            start = dict.fromkeys(kinds, 0.5 if unpaired else 0.0)
+        else:
+            start = dict.fromkeys(kinds, 0.0) | system.get('starting_magnetization', {})
+        system['starting_magnetization'] = {kind: start[kind] for kind in sorted(start)}
+    if frames.charge[index]:
+        system['tot_charge'] = int(frames.charge[index])
+    if isolated:
+        # Degenerate levels of an open shell are filled evenly by a narrow smearing, without symmetry to pin them.
+        system.update(occupations='smearing', smearing='gaussian', degauss=0.002, nosym=True)
+        electrons.update(mixing_beta=0.3, electron_maxstep=100)
+    return result
+
+
+def variant_key(parameters: Mapping[str, Any]) -> str:
+    """Return the link label of one set of namelists."""
+    text = json.dumps(parameters, sort_keys=True)
+    return 'parameters_' + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _structure(frames: Configurations, index: int, hubbard: Mapping[str, Any]) -> orm.StructureData:
+    """Return a frame as pw.x is given it: atoms in the order of the frame, with a Hubbard U where there is one."""
+    atoms = frames.atoms(index)
+    names, kinds = frame_kinds(frames, index)
+    structure = orm.StructureData(cell=atoms.cell.array.tolist(), pbc=atoms.pbc.tolist())
+    for name, symbol, position in zip(names, atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True):
+        structure.append_atom(position=position, symbols=symbol, name=name)
+    values = {tuple(orbital.split('-', 1)): float(value) for orbital, value in hubbard.get('U', {}).items()}
+    onsite = [
+        (names.index(kind), orbital, value)
+        for kind, (symbol, _) in sorted(kinds.items())
+        for (element, orbital), value in values.items()
+        if element == symbol
+    ]
+    if not onsite:
+        return structure
+    from aiida_quantumespresso.common.hubbard import Hubbard, HubbardParameters
+    from aiida_quantumespresso.data.hubbard_structure import HubbardStructureData
+
+    terms = [
+        HubbardParameters.from_tuple((site, orbital, site, orbital, value, (0, 0, 0), 'U'))
+        for site, orbital, value in onsite
+    ]
+    return HubbardStructureData.from_structure(
+        structure, Hubbard(parameters=terms, projectors=hubbard.get('projectors', 'ortho-atomic'))
+    )
+
+
+@calcfunction
+def prepare_pw_inputs(
+    frames: ConfigurationsData,
+    parameters: orm.Dict,
+    kpoints_distance: orm.Float,
+    kpoints_offset: orm.List,
+    hubbard: orm.Dict | None = None,
+    **pseudos: orm.Data,
+) -> dict[str, dict[str, orm.Data]]:
+    """Return the structures of all frames, and each k-point mesh and set of parameters that they need, once."""
+    configurations, offset = frames.configurations, kpoints_offset.get_list()
+    valences = {element: pseudo_valence(pseudo) for element, pseudo in pseudos.items()}
+    shared, onsite = parameters.get_dict(), hubbard.get_dict() if hubbard is not None else {}
+    structures: dict[str, orm.Data] = {}
+    meshes: dict[str, orm.Data] = {}
+    variants: dict[str, orm.Data] = {}
+    for index in range(len(configurations)):
+        structures[frame_key(index)] = _structure(configurations, index, onsite)
+        mesh, shift = kpoint_mesh(configurations, index, kpoints_distance.value, offset)
+        if mesh_key(mesh, shift) not in meshes:
+            meshes[mesh_key(mesh, shift)] = kpoints = orm.KpointsData()
+            kpoints.set_kpoints_mesh(mesh, offset=shift)
+        variant = pw_parameters(shared, configurations, index, valences)
+        variants.setdefault(variant_key(variant), orm.Dict(variant))
+    return {'structures': structures, 'kpoints': meshes, 'parameters': variants}
