@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from keyword import iskeyword
 from typing import Final
 
 import click
@@ -18,6 +19,8 @@ COMMANDS: Final = {
     'launch': 'Check a campaign file and start the campaign.',
     'status': 'Show where a campaign stands.',
     'report': 'Write the report of a campaign, one HTML file.',
+    'harvest': 'Turn finished calculations of this profile into labelled datasets.',
+    'import': 'Make a labelled dataset from extended XYZ or VASP files.',
     'lineage': 'Prove that the provenance of a campaign has no gaps.',
 }
 
@@ -32,7 +35,8 @@ class LazyGroup(VerdiCommandGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; unknown names get AiiDA's suggestions."""
         if cmd_name in COMMANDS and cmd_name not in self.commands:
-            self.add_command(import_module(f'{__name__}.{cmd_name}').command, cmd_name)
+            module = f'{cmd_name}_' if iskeyword(cmd_name) else cmd_name
+            self.add_command(import_module(f'{__name__}.{module}').command, cmd_name)
         command: click.Command | None = super().get_command(ctx, cmd_name)
         return command
 
