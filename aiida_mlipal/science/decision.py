@@ -17,6 +17,7 @@ CLASSES: Final = (
     'unphysical',
     'accurate',  # below the trust window
     'failed',  # above it
+    'agreed',  # a cheap level of theory agrees with the model, see :mod:`aiida_mlipal.science.prescreen`
     'duplicate',  # of the training set, of the random stream or of another candidate
     'candidate',  # worth a label, not picked
     'selected',
@@ -79,8 +80,9 @@ class Decision:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of rows of each class, zeros included."""
-        return {name: int((self.klass == name).sum()) for name in CLASSES}
+        """Number of rows of each class, zeros included; ``agreed`` only if there are any: few campaigns prescreen."""
+        counts = {name: int((self.klass == name).sum()) for name in CLASSES}
+        return {name: count for name, count in counts.items() if count or name != 'agreed'}
 
     @property
     def n_stream(self) -> int:

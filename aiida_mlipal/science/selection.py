@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -141,6 +141,14 @@ def _close_window(
             sheet.close(row, 'failed', text)
 
 
+def _close_agreed(pool: Configurations, sheet: _Sheet, agreed: Mapping[str, str]) -> None:
+    """Close what a cheap level of theory and the model agree upon."""
+    for row in np.flatnonzero(sheet.open).tolist():
+        reason = agreed.get(str(pool.frame_id[row]))
+        if reason is not None:
+            sheet.close(row, 'agreed', reason)
+
+
 def _duplicate_scale(table: NDArray[np.float64], reference: NDArray[np.float64], rows: NDArray[np.int64]) -> float:
     """Return the median distance of pool frames to their nearest neighbour in pool and training set.
 
@@ -225,14 +233,16 @@ def decide(
     thresholds: Thresholds | None,
     max_labels: int | None = None,
     known_frame_ids: Collection[str] = (),
+    agreed: Mapping[str, str] | None = None,
 ) -> Decision:
     """Give every frame of the pool a class, a reason and, if it is to be labelled, a rank.
 
     In this order: the random stream is taken; frames labelled before, unphysical frames and those outside the trust
-    window are closed; repeats go (see :data:`aiida_mlipal.science.decision.CLASSES`); the method picks from the rest
-    until ``settings.n_labels`` are taken. The last safe and the first unsafe frame of a stopped replica stay
-    candidates above the window: they show the model the edge of what it can do, and without them a model that
-    explodes everywhere would never receive the frames that mend it.
+    window are closed, and those that a cheap level agrees upon; repeats go (see
+    :data:`aiida_mlipal.science.decision.CLASSES`); the method picks from the rest until ``settings.n_labels`` are
+    taken. The last safe and the first unsafe frame of a stopped replica stay candidates above the window: they show the
+    model the edge of what it can do, and without them a model that explodes everywhere would never receive the frames
+    that mend it.
 
     The order of the pool does not matter, nor do the last digits of its numbers.
 
@@ -241,6 +251,8 @@ def decide(
     :param thresholds: the trust window; None (iteration 0, or a single model) leaves the window out.
     :param max_labels: the most labels that may be taken in all, the random stream first.
     :param known_frame_ids: frames that have a label, accepted or rejected.
+    :param agreed: why frames need no label, by identity, see :func:`aiida_mlipal.science.prescreen.agreements`; the
+        random stream is taken all the same.
     :raises ValueError: for a single model with a method or window that need a committee.
     """
     if max_labels is not None:
@@ -261,6 +273,7 @@ def decide(
         _close_stream(pool, sheet, by_identity, {str(frame) for frame in known_frame_ids}, max_labels)
         _close_unphysical(pool, sheet, finite, settings.min_distance_factor)
         _close_window(pool, sheet, calibrated, thresholds)
+        _close_agreed(pool, sheet, agreed or {})
 
         descriptors = np.where(finite[:, None], evaluation.descriptors, 0.0)
         sound = finite & (sheet.klass != 'unphysical')

@@ -12,7 +12,7 @@ from aiida.plugins import CalculationFactory
 from aiida_mlipal.calculations.functions.dataset import merge_datasets, read_clock
 from aiida_mlipal.calculations.functions.decide import decide_iteration
 from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
-from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_frames
+from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_candidates, select_frames
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.data.selection import SelectionData
@@ -20,6 +20,7 @@ from aiida_mlipal.workflows.builder import CampaignBuilderMixin
 from aiida_mlipal.workflows.campaign_inputs import validate_campaign
 from aiida_mlipal.workflows.explore import ExploreWorkChain
 from aiida_mlipal.workflows.label import LabelWorkChain
+from aiida_mlipal.workflows.prescreen import PrescreenWorkChain
 from aiida_mlipal.workflows.seeds import SeedsWorkChain
 from aiida_mlipal.workflows.train import TrainWorkChain
 from aiida_mlipal.workflows.validate import ValidateWorkChain
@@ -47,6 +48,17 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         spec.input('validation', valid_type=orm.Dict, help='Equation of state: `eos`, `n_volumes`, `max_strain`.')
         spec.expose_inputs(SeedsWorkChain, namespace='seeds', exclude=('seed',))
         spec.expose_inputs(LabelWorkChain, namespace='label', exclude=('configurations', 'expected'))
+        spec.expose_inputs(
+            PrescreenWorkChain,
+            namespace='prescreen',
+            exclude=('configurations', 'expected'),
+            namespace_options={
+                'required': False,
+                'populate_defaults': False,
+                'help': 'A cheap engine that labels all candidates first; see PrescreenSettings for `settings`.',
+            },
+        )
+        spec.input('prescreen.settings', valid_type=orm.Dict, help='PrescreenSettings: threshold.')
         spec.expose_inputs(TrainWorkChain, namespace='train', exclude=('dataset', 'settings'))
         spec.expose_inputs(
             ExploreWorkChain, namespace='explore', exclude=('mace.model', 'mace.starts', 'mace.settings')
@@ -64,6 +76,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
                 cls.plan,
                 cls.train_committee,
                 cls.explore_and_evaluate,
+                if_(cls.has_prescreen)(cls.prescreen),
                 cls.select,
                 if_(cls.has_new_frames)(
                     cls.label_selected,
@@ -172,6 +185,27 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             evaluation_process=self.submit(MaceEvaluateCalculation, **evaluate),
         )
 
+    def has_prescreen(self) -> bool:
+        """Return whether a cheap level of theory is to look at the candidates first."""
+        return 'engine' in self.inputs.get('prescreen', {}) and bool(self.ctx.exploration_process.is_finished_ok)
+
+    def prescreen(self) -> Any:
+        """Label all candidates with the cheap engine."""
+        inputs = self.exposed_inputs(PrescreenWorkChain, 'prescreen')
+        inputs['configurations'] = select_candidates(self.ctx.exploration_process.outputs.pool)
+        return ToContext(prescreen_process=self.submit(PrescreenWorkChain, **inputs))
+
+    def _prescreened(self) -> dict[str, Any]:
+        """Return the labels of the cheap level; where they failed, candidates go on."""
+        if 'prescreen_process' not in self.ctx:
+            return {}
+        process = self.ctx.prescreen_process
+        if not process.is_finished_ok:
+            self.report(f'the prescreen failed, candidates without a cheap label go on: {_reason(process)}')
+        if 'labels' not in process.outputs:
+            return {}
+        return {'prescreen': process.outputs.labels, 'prescreen_settings': self.inputs.prescreen.settings}
+
     def select(self) -> Any:
         """Calibrate the uncertainty and decide which frames are worth a label."""
         if not self.ctx.exploration_process.is_finished_ok:
@@ -192,6 +226,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             budget=self.inputs.budget,
             decision=self.ctx.decision,
             seed=self.inputs.seed,
+            **self._prescreened(),
         )
         self.ctx.selection, self.ctx.frames = chosen['selection'], chosen['frames']
         self.out(f'calibrations.{self._name}', calibration)

@@ -25,7 +25,7 @@ def make(n: int, seed: int = 0, n_features: int = 6, **columns):
 
 
 def run(pool, descriptors, spread, *, reference=None, thresholds=WINDOW, n_members=4, seed=5, **kwargs) -> Decision:
-    options = {key: kwargs.pop(key) for key in ('max_labels', 'known_frame_ids') if key in kwargs}
+    options = {key: kwargs.pop(key) for key in ('max_labels', 'known_frame_ids', 'agreed') if key in kwargs}
     reference = np.zeros((0, descriptors.shape[1])) if reference is None else reference
     return decide(
         pool,
@@ -44,8 +44,8 @@ def roles(n: int, n_stream: int) -> list[str]:
 
 
 def test_every_class_in_one_pool():
-    pool, descriptors, spread = make(12)
-    role = roles(12, 2)
+    pool, descriptors, spread = make(13)
+    role = roles(13, 2)
     squeezed = pool.positions.copy()
     squeezed[2 * 6 : 2 * 6 + 2] = [[0, 0, 0], [0.3, 0, 0]]
     pool = pool.with_columns(role=role, positions=squeezed)  # frame 6 is unphysical
@@ -54,7 +54,11 @@ def test_every_class_in_one_pool():
     descriptors[5] = descriptors[7]
     spread[5], spread[7] = 0.5, 0.6
     reference = descriptors[[8]]
-    decision = run(pool, descriptors, spread, reference=reference, n_labels=5, known_frame_ids=[pool.frame_id[9]])
+    known = [pool.frame_id[9]]
+    agreed = {pool.frame_id[row]: 'Both levels agree.' for row in (0, 3, 10)}
+    decision = run(pool, descriptors, spread, reference=reference, n_labels=5, known_frame_ids=known, agreed=agreed)
+    assert decision.klass[10] == 'agreed'
+    assert decision.reason[10] == 'Both levels agree.'
     assert decision.klass[:10].tolist() == [
         'stream', 'stream', decision.klass[2], 'accurate', 'failed', 'duplicate', 'unphysical', decision.klass[7],
         'duplicate', 'known',
@@ -105,7 +109,9 @@ def test_bookkeeping_and_permutation(method, seed, n, n_labels, budget):
 def test_no_window_at_first():
     pool, descriptors, spread = make(10)
     decision = run(pool, descriptors, spread * 100, thresholds=None, n_labels=6)
-    assert decision.counts == {**dict.fromkeys(CLASSES, 0), 'selected': 6, 'candidate': 4}
+    counts = {**dict.fromkeys(CLASSES, 0), 'selected': 6, 'candidate': 4}
+    del counts['agreed']  # there was no prescreen
+    assert decision.counts == counts
     assert decision.thresholds == {}
     assert (decision.calibrated == decision.uncertainty).all()
 

@@ -10,10 +10,18 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.selection import SelectionData
 from aiida_mlipal.science.calibration import Calibration, calibrate
+from aiida_mlipal.science.prescreen import PrescreenSettings, agreements
 from aiida_mlipal.science.selection import SelectionSettings, decide
 from aiida_mlipal.science.settings import from_dict
 
-__all__ = ('calibrate_uncertainty', 'select_frames')
+__all__ = ('calibrate_uncertainty', 'select_candidates', 'select_frames')
+
+
+@calcfunction
+def select_candidates(pool: ConfigurationsData) -> ConfigurationsData:
+    """Return the frames of a pool that a cheap level looks at: all but the random stream, which must stay unbiased."""
+    frames = pool.configurations
+    return ConfigurationsData(frames.take(frames.has_role('candidate')))
 
 
 @calcfunction
@@ -46,11 +54,14 @@ def select_frames(
     budget: orm.Dict,
     decision: orm.Dict,
     seed: orm.Int,
+    prescreen: ConfigurationsData | None = None,
+    prescreen_settings: orm.Dict | None = None,
 ) -> dict[str, orm.Data]:
     """Return the decision, with a row for every candidate, and the frames to label.
 
     ``exploration`` holds the uncertainty of every visited frame: the share of uncertain frames refers to those, and
     not to the pool, which is thinned. ``decision`` is the one before; it knows the iteration and the labels spent.
+    ``prescreen`` holds the labels of a cheap level: where it agrees with the model, a candidate is not labelled.
     """
     settings = from_dict(SelectionSettings, selection.get_dict())
     known, predicted = dataset.configurations, dataset_evaluation.evaluation
@@ -58,6 +69,10 @@ def select_frames(
     fitted = Calibration.from_dict(values) if values.pop('fitted') else None
     trained = known.frame_id[known.is_labelled & known.has_role('train')]
     max_labels = budget.get_dict().get('max_labels')
+    agreed = {}
+    if prescreen is not None and prescreen_settings is not None:
+        limits = from_dict(PrescreenSettings, prescreen_settings.get_dict())
+        agreed = agreements(prescreen.configurations, evaluation.evaluation, limits)
     choice = decide(
         pool.configurations,
         evaluation.evaluation,
@@ -68,6 +83,7 @@ def select_frames(
         thresholds=fitted.thresholds if fitted else None,
         max_labels=None if max_labels is None else max(0, max_labels - decision['n_labels']),
         known_frame_ids=set(known.frame_id.tolist()),
+        agreed=agreed,
     )
     visited = np.asarray(exploration['visited_max_forces_std'], dtype=float)
     share = float(np.mean(visited * fitted.alpha > fitted.thresholds.lower)) if fitted and visited.size else None
