@@ -34,3 +34,27 @@ def test_unknown_calculator_is_refused_before_submission(python_code):
         run_get_node(
             AseLabelCalculation, code=python_code, configurations=frames, settings=Dict({'calculator': 'tblight'})
         )
+
+
+@pytest.mark.codes
+def test_a_model_is_a_teacher(python_code, committee_node):
+    """The files of the model travel with the job, and its checksum is in the level of theory."""
+    frames = ConfigurationsData(Configurations.from_atoms([copper(1)]))
+    _, node = run_get_node(
+        AseLabelCalculation,
+        code=python_code, configurations=frames, model=committee_node, settings=Dict({'calculator': 'mace'}),
+    )  # fmt: skip
+    assert node.is_finished_ok, node.exit_message
+    labels = node.outputs.labels
+    assert labels.configurations.is_labelled.all(), labels.configurations.reason
+    assert labels.level_of_theory['model'] == committee_node.digest
+    assert node.outputs.results['software']['mace-torch']
+
+
+def test_labels_of_other_frames_are_not_continued(python_code):
+    first, second = (ConfigurationsData(Configurations.from_atoms([copper(seed)])) for seed in (1, 2))
+    with pytest.raises(ValueError, match='`previous` holds other frames'):
+        run_get_node(
+            AseLabelCalculation,
+            code=python_code, configurations=first, previous=second, settings=Dict({'calculator': 'emt'}),
+        )  # fmt: skip

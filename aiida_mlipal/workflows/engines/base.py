@@ -11,8 +11,9 @@ from aiida import orm
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.cost_model import Size
+from aiida_mlipal.science.label_checks import LabelChecks
 
-__all__ = ('Inputs', 'LabelEngine', 'Retry', 'Task', 'check_spins', 'failure_reason')
+__all__ = ('Inputs', 'LabelEngine', 'Retry', 'Task', 'check_spins', 'failure_reason', 'unfit_frames')
 
 Inputs = Mapping[str, Any]
 
@@ -30,8 +31,8 @@ class Retry:
     """Another attempt at a task that failed."""
 
     reason: str  #: the physical or technical reason, for the report of the lane
-    inputs: dict[str, Any] = field(default_factory=dict)  #: inputs that replace those of the task, made by calcfunctions
-    options: dict[str, Any] = field(default_factory=dict)  #: job options that replace those of the engine: wall time
+    inputs: dict[str, Any] = field(default_factory=dict)  #: replace those of the task, made by calcfunctions
+    options: dict[str, Any] = field(default_factory=dict)  #: replace those of the engine, for example the wall time
 
 
 class LabelEngine(Protocol):
@@ -63,6 +64,9 @@ class LabelEngine(Protocol):
     def check_frames(self, frames: Configurations, inputs: Inputs) -> list[str]:
         """Return why some of ``frames`` cannot be labelled with ``inputs``, each with the mend; empty if all can."""
 
+    def gives_stress(self, inputs: Inputs) -> bool:
+        """Return whether frames that are periodic in three directions get a stress; yes, if that cannot be told."""
+
     def level_of_theory(self, inputs: Inputs) -> dict[str, Any]:
         """Return the readable level of theory; two labels with equal ones may be trained on together."""
 
@@ -72,9 +76,7 @@ class LabelEngine(Protocol):
     def tasks(self, frames: ConfigurationsData, inputs: Inputs) -> dict[str, Task]:
         """Return the tasks for ``frames`` by link label, all nodes in them made by a calcfunction."""
 
-    def process(
-        self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def process(self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the process class and the inputs to submit for one task, with these job options."""
 
     def retry(
@@ -107,6 +109,19 @@ def failure_reason(output: orm.Data) -> str:
     if creator.exit_status is None:
         return f'{creator.process_label} was {state}'
     return f'{creator.process_label} exited with {creator.exit_status}: {creator.exit_message}'
+
+
+def unfit_frames(engine: LabelEngine, frames: Configurations, inputs: Inputs, checks: LabelChecks) -> list[str]:
+    """Return why some of ``frames`` cannot be labelled with ``inputs``, or would all fail ``checks``."""
+    problems = engine.check_frames(frames, inputs)
+    asked = frames.pbc.all(axis=1) & ~frames.has_role('isolated_atom')
+    if checks.require_stress and asked.any() and not engine.gives_stress(inputs):
+        problems.append(
+            f'{asked.sum()} of the frames are periodic, so their labels must have a stress, but these inputs of the '
+            'engine give none: choose another calculator or switch the stress on, or set `require_stress: false` in '
+            'the checks.'
+        )
+    return problems
 
 
 def check_spins(frames: Configurations) -> list[str]:
