@@ -8,6 +8,7 @@ from pathlib import Path
 from aiida.orm import CalcJobNode
 from aiida.transports import Transport
 
+from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.training_data import STOP
 from aiida_mlipal.science.training_log import epochs_without_improvement, read_history
 
@@ -30,8 +31,8 @@ def training_plateau(node: CalcJobNode, transport: Transport, patience_epochs: i
             local = Path(folder) / 'log'
             transport.getfile(log, str(local))
             lines = local.read_text(encoding='utf-8', errors='replace').splitlines()
-            heads = read_history(lines).values()
-            if heads and all(epochs_without_improvement(head) >= patience_epochs for head in heads):
+            history = read_history(lines).get(MAIN_HEAD)
+            if history is not None and epochs_without_improvement(history) >= patience_epochs:
                 local.write_text(f'no improvement for {patience_epochs} epochs\n', encoding='utf-8')
                 transport.putfile(str(local), str(stop))
     return None

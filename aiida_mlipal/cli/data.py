@@ -202,7 +202,8 @@ def model_list(limit: int) -> None:
 def model_show(identifier: str) -> None:
     """Show one model or committee and the errors of its members."""
     node: MlipModelData = _load(identifier, 'model')
-    _attributes(node, [*_MODEL.values(), 'uncertainty', 'software', 'settings_hash'])
+    heads = ['heads'] if len(node.heads) > 1 else []
+    _attributes(node, [*_MODEL.values(), *heads, 'uncertainty', 'software', 'settings_hash'])
     errors = node.base.attributes.get('errors')
     by_member = errors if node.kind == 'committee' else {'member_00': errors}
     rows = [

@@ -14,8 +14,9 @@ from aiida.common.exceptions import ValidationError
 from aiida.orm.pydantic import OrmMetadataField
 
 from aiida_mlipal.data.base import SCHEMA_VERSION, check_schema, plain
+from aiida_mlipal.science.heads import MAIN_HEAD
 
-__all__ = ('METADATA', 'MlipModelData')
+__all__ = ('METADATA', 'OPTIONAL', 'MlipModelData')
 
 #: What the metadata of a model must say: key -> (type, meaning).
 METADATA: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
@@ -28,8 +29,12 @@ METADATA: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
     'errors': (dict, 'training and validation errors'),
     'settings_hash': (str, 'hash of the training settings'),
 }
+#: What it may say besides: a model without it has one head.
+OPTIONAL: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
+    'heads': (dict, 'hash of the level of theory of each head, by its name; the main head is `Default`'),
+}
 #: Members of one committee must agree in these.
-_SHARED: Final = ('elements', 'r_max', 'dtype', 'level_of_theory_hash')
+_SHARED: Final = ('elements', 'r_max', 'dtype', 'level_of_theory_hash', *OPTIONAL)
 
 
 def _digest_of(hashes: Sequence[str]) -> str:
@@ -43,8 +48,9 @@ def _check_metadata(metadata: Mapping[str, Any], n_files: int) -> None:
     :raises ValueError: naming every key that is missing, unknown or of the wrong type.
     """
     problems = [f'`{key}` is missing ({METADATA[key][1]})' for key in METADATA if key not in metadata]
-    problems += [f'`{key}` is unknown' for key in metadata if key not in METADATA]
-    for key, (kind, meaning) in METADATA.items():
+    known = METADATA | OPTIONAL
+    problems += [f'`{key}` is unknown' for key in metadata if key not in known]
+    for key, (kind, meaning) in known.items():
         if key in metadata and not isinstance(metadata[key], kind):
             problems.append(f'`{key}` must be the {meaning}, got {metadata[key]!r}')
     if not problems and len(metadata['seeds']) != n_files:
@@ -59,7 +65,7 @@ class MlipModelData(orm.Data):
     """One model or a committee, with what it takes to trust it. The files are never unpickled here.
 
     :param files: the model files, one per member: paths, or file objects open for binary reading.
-    :param metadata: the keys of :data:`METADATA`, all of them.
+    :param metadata: the keys of :data:`METADATA`, all of them, and of :data:`OPTIONAL` where they apply.
     :raises ValueError: for no files, and for missing, unknown or wrong metadata.
     """
 
@@ -75,6 +81,10 @@ class MlipModelData(orm.Data):
         seeds: list[int] = OrmMetadataField(description='Random seed of each member')
         uncertainty: str = OrmMetadataField(description='`committee` for the spread of members, or `none`')
         level_of_theory_hash: str = OrmMetadataField(description='Hash of the level of theory of the labels')
+        heads: dict[str, str] | None = OrmMetadataField(
+            None,
+            description='Hash of the level of theory of each head, if there are several; `Default` is the main one',
+        )
         software: dict[str, Any] = OrmMetadataField(description='Versions of the programs that trained it')
         sha256: list[str] = OrmMetadataField(description='SHA-256 of each file')
         digest: str = OrmMetadataField(description='SHA-256 over those of the files: the identity of the model')
@@ -118,7 +128,7 @@ class MlipModelData(orm.Data):
             raise ValueError('a committee is made of single models, got a committee among its members.')
         data = [member.base.attributes.all for member in members]
         for key in _SHARED:
-            values = [item[key] for item in data]
+            values = [item.get(key) for item in data]
             if any(value != values[0] for value in values):
                 raise ValueError(f'members of one committee must agree in `{key}`, got {values}.')
         seeds = [seed for item in data for seed in item['seeds']]
@@ -127,7 +137,7 @@ class MlipModelData(orm.Data):
         settings = [item['settings_hash'] for item in data]
         programs = sorted({name for item in data for name in item['software']})
         metadata = {
-            **{key: data[0][key] for key in _SHARED},
+            **{key: data[0][key] for key in _SHARED if key in data[0]},
             'seeds': seeds,
             'software': {
                 name: ' | '.join(sorted({str(item['software'].get(name, 'none')) for item in data}))
@@ -200,6 +210,11 @@ class MlipModelData(orm.Data):
         """Hash of the level of theory of the training labels."""
         return str(self.base.attributes.get('level_of_theory_hash'))
 
+    @property
+    def heads(self) -> dict[str, str]:
+        """Hash of the level of theory of each head, by its name; the main head is ``Default``."""
+        return dict(self.base.attributes.get('heads', None) or {MAIN_HEAD: self.level_of_theory_hash})
+
     def get_description(self) -> str:
         """Return a short description, shown by ``verdi``."""
         return f'{self.kind} of {self.n_members} for {"-".join(self.elements)}, {self.digest[:8]}'
@@ -210,7 +225,8 @@ class MlipModelData(orm.Data):
         attributes = self.base.attributes.all
         try:
             check_schema(self)
-            _check_metadata({key: attributes[key] for key in METADATA if key in attributes}, attributes['n_members'])
+            metadata = {key: attributes[key] for key in METADATA | OPTIONAL if key in attributes}
+            _check_metadata(metadata, attributes['n_members'])
         except ValueError as exception:
             raise ValidationError(str(exception)) from exception
         names = sorted(self.base.repository.list_object_names())

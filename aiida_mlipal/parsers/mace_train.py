@@ -13,6 +13,7 @@ from aiida.orm import ArrayData, Dict
 
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.parsers.runner import RunnerParser
+from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_log import read_history
 from aiida_mlipal.science.training_settings import TrainingSettings
@@ -53,7 +54,11 @@ class MaceTrainParser(RunnerParser):
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         if sha256 != member['sha256']:
             raise ValueError(f'`{path.name}` has the SHA-256 {sha256}, the runner wrote {member["sha256"]}.')
-        settings = asdict(from_dict(TrainingSettings, {**self.node.inputs.settings.get_dict(), 'seeds': [0]}))
+        inputs = self.node.inputs
+        others = inputs.other_datasets if 'other_datasets' in inputs else {}
+        levels = {name: others[name].level_of_theory_hash for name in others}
+        own_level = inputs.dataset.level_of_theory_hash
+        settings = asdict(from_dict(TrainingSettings, {**inputs.settings.get_dict(), 'seeds': [0]}))
         return MlipModelData(
             [path],
             metadata={
@@ -61,10 +66,11 @@ class MaceTrainParser(RunnerParser):
                 'r_max': member['r_max'],
                 'dtype': member['dtype'],
                 'seeds': [member['seed']],
-                'level_of_theory_hash': self.node.inputs.dataset.base.attributes.get('level_of_theory_hash'),
+                'level_of_theory_hash': own_level,
                 'software': result['software'],
                 'errors': member['errors'],
                 'settings_hash': hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+                **({'heads': {**levels, MAIN_HEAD: own_level}} if levels else {}),
             },
         )
 
@@ -78,6 +84,7 @@ class MaceTrainParser(RunnerParser):
                 continue
             for file in repository.list_object_names(folder):
                 lines = repository.get_object_content(f'{folder}/{file}').splitlines()
-                for columns in read_history(lines).values():  # one head
-                    arrays |= {f'{name}_{quantity}': np.array(values) for quantity, values in columns.items()}
+                for head, columns in read_history(lines).items():
+                    prefix = name if head == MAIN_HEAD else f'{name}_{head}'
+                    arrays |= {f'{prefix}_{quantity}': np.array(values) for quantity, values in columns.items()}
         return ArrayData(arrays) if arrays else None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
+from aiida_mlipal.science.heads import main_head
 
 __all__ = ('check_elements', 'evaluate', 'graphs', 'load_models', 'member_files', 'model_elements')
 
@@ -27,10 +28,10 @@ def member_files(folder: Path) -> list[Path]:
 
 
 def load_models(files: Sequence[Path], *, device: str, dtype: str) -> list[Any]:
-    """Unpickle the member models and make them ready for inference (no gradients of the weights).
+    """Unpickle the member models and make them ready for inference: no gradients of the weights, the main head.
 
-    :raises ValueError: if the device is missing, or the members differ in cutoff or elements and so cannot share a
-        neighbour list.
+    :raises ValueError: if the device is missing, a model of several heads has no main one, or the members differ in
+        cutoff or elements and so cannot share a neighbour list.
     """
     import mace  # noqa: F401  (before e3nn, which it makes load old pickles)
     import torch
@@ -43,11 +44,33 @@ def load_models(files: Sequence[Path], *, device: str, dtype: str) -> list[Any]:
         model = model.to(device=device, dtype=getattr(torch, dtype)).eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+        _answer_with_main_head(model)
         models.append(model)
     frames = {(round(float(model.r_max), 6), tuple(model_elements(model))) for model in models}
     if len(frames) != 1:
         raise ValueError(f'members of one committee must agree in cutoff (Å) and elements, got {sorted(frames)}.')
     return models
+
+
+def _answer_with_main_head(model: Any) -> None:
+    """Make every call of a model of several heads use the main one, whoever calls.
+
+    MACE takes the first head where the input names none (TorchSim's never does), and the last one where it names an
+    unknown one.
+    """
+    import torch
+
+    heads = list(getattr(model, 'heads', None) or ['Default'])
+    index = main_head(heads)
+    if len(heads) == 1:
+        return
+
+    def name_the_head(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        graph, *rest = arguments
+        head = torch.full((len(graph['ptr']) - 1,), index, device=graph['ptr'].device)
+        return ({**graph, 'head': head}, *rest)
+
+    model.register_forward_pre_hook(name_the_head)
 
 
 def model_elements(model: Any) -> list[int]:
@@ -79,7 +102,7 @@ def graphs(
     """Return one MACE input for several frames, by MACE's own data pipeline, on the model's device and in its dtype.
 
     Neighbours are searched in double precision, whatever the model's dtype. Every mixture of sizes and periodicities
-    works.
+    works. Of several heads the model itself takes the main one, see :func:`load_models`.
     """
     from mace.data import AtomicData, Configuration
     from mace.tools import AtomicNumberTable
@@ -88,7 +111,6 @@ def graphs(
 
     reference = next(model.parameters())
     table = AtomicNumberTable(model_elements(model))
-    heads = list(getattr(model, 'heads', None) or ['Default'])
     with default_dtype(str(reference.dtype).removeprefix('torch.')):
         batch = Batch.from_data_list(
             [
@@ -100,11 +122,9 @@ def graphs(
                         pbc=tuple(bool(value) for value in pbc[i]),
                         properties={},
                         property_weights={},
-                        head=heads[0],
                     ),
                     z_table=table,
                     cutoff=float(model.r_max),
-                    heads=heads,
                 )
                 for i in range(len(numbers))
             ]

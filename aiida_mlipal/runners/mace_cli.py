@@ -9,17 +9,34 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ('TrainingStopped', 'arguments', 'best_checkpoint', 'errors', 'inspect_model', 'run')
+__all__ = ('HeadFiles', 'TrainingStopped', 'arguments', 'best_checkpoint', 'errors', 'inspect_model', 'run')
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFiles:
+    """What one head is trained with. Energies of the atoms in eV by atomic number."""
+
+    train_file: Path
+    valid_file: Path
+    n_train: int
+    e0s: dict[int, float]
+
+    def options(self) -> dict[str, str]:
+        """Return MACE's options. E0s are always explicit: its other ways depend on what is in the files."""
+        e0s = '{' + ', '.join(f'{number}: {energy!r}' for number, energy in sorted(self.e0s.items())) + '}'
+        return {'train_file': str(self.train_file), 'valid_file': str(self.valid_file), 'E0s': e0s}
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a request, not an error
@@ -31,24 +48,19 @@ def arguments(
     *,
     name: str,
     seed: int,
-    train_file: Path,
-    valid_file: Path,
-    n_train: int,
-    e0s: dict[int, float],
+    heads: Mapping[str, HeadFiles],
     restart_epoch: int | None = None,
 ) -> list[str]:
     """Return the command line of ``mace_run_train`` for one member, to be run in the member's own folder.
 
-    :param e0s: energies of the atoms in eV. Always explicit: MACE's other ways depend on what is in the files.
+    :param heads: by name, the main head last: MACE judges by the last one which epoch is the best.
     :param restart_epoch: the epoch of the checkpoint to load; nothing is trained then, MACE only writes the model.
     """
     epochs = settings.max_num_epochs if restart_epoch is None else restart_epoch
     options: dict[str, Any] = {
         'name': name,
         'seed': seed,
-        'train_file': train_file,
-        'valid_file': valid_file,
-        'E0s': '{' + ', '.join(f'{number}: {energy!r}' for number, energy in sorted(e0s.items())) + '}',
+        **heads[MAIN_HEAD].options(),
         'energy_key': 'REF_energy',
         'forces_key': 'REF_forces',
         'stress_key': 'REF_stress',
@@ -64,7 +76,8 @@ def arguments(
         'forces_weight': settings.forces_weight,
         'stress_weight': settings.stress_weight,
         'max_num_epochs': epochs,
-        'batch_size': min(settings.batch_size, n_train),
+        # Not above the smallest head's either: MACE also walks through each head's frames alone.
+        'batch_size': min(settings.batch_size, *(head.n_train for head in heads.values())),
         'valid_batch_size': settings.batch_size,
         'lr': settings.lr,
         'scheduler': 'ReduceLROnPlateau',
@@ -78,6 +91,8 @@ def arguments(
         'plot': False,
         'launcher': 'none',
     }
+    if len(heads) > 1:  # what a head does not say, MACE takes from the options above
+        options['heads'] = {name: {} if name == MAIN_HEAD else head.options() for name, head in heads.items()}
     flags = ['ema', 'save_cpu'] + ([] if restart_epoch is None else ['restart_latest'])
     return [f'--{key}={value}' for key, value in options.items()] + [f'--{flag}' for flag in flags]
 
@@ -134,7 +149,7 @@ def inspect_model(path: Path) -> dict[str, Any]:
     }
 
 
-def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings) -> dict[str, float]:
+def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings, head: str = MAIN_HEAD) -> dict[str, float]:
     """Return the RMSE of a model file on labelled ``frames``: energy (eV per atom), forces (eV/Å), stress (eV/Å³)."""
     import numpy as np
     import torch
@@ -147,7 +162,10 @@ def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings) -> d
     )
     dataset = [
         data.AtomicData.from_config(
-            data.config_from_atoms(atoms, key_specification=keys), z_table=table, cutoff=float(model.r_max)
+            data.config_from_atoms(atoms, key_specification=keys, head_name=head),
+            z_table=table,
+            cutoff=float(model.r_max),
+            heads=list(model.heads),
         )
         for atoms in frames
     ]

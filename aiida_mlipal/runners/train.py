@@ -1,6 +1,7 @@
 """Train a committee of MACE models, each member in a process of its own, from one set of labelled frames.
 
-In: ``settings.json`` (:class:`~aiida_mlipal.science.training_settings.TrainingSettings`), ``dataset.npz``.
+In: ``settings.json`` (:class:`~aiida_mlipal.science.training_settings.TrainingSettings`), ``dataset.npz``, and for each
+other level of theory ``other_NAME.npz``, from which a head of that name learns.
 Out: ``member_00.model`` ..., ``member_00/train.log``, ``member_00/results/*_train.txt``, and in ``result.json`` what
 became of each member. A file ``STOP`` in the working directory ends all members at their best checkpoints, one in
 ``member_00`` ends that member.
@@ -28,14 +29,13 @@ from ase.data import chemical_symbols
 from aiida_mlipal.runners import mace_cli
 from aiida_mlipal.runners.main import error_kind, write_json
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.settings import from_dict
-from aiida_mlipal.science.training_data import DATASET, STOP, reference_energies, split
+from aiida_mlipal.science.training_data import DATASET, OTHER, STOP, HeadData, head_data
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 __all__ = ('run',)
 
-_TRAIN_FILE: Final = 'train.xyz'
-_VALID_FILE: Final = 'valid.xyz'
 _OUTCOME: Final = 'member.json'
 
 
@@ -54,7 +54,7 @@ class _Member:
         """Whether somebody asked this member to end."""
         return not self.finalise and any((folder / STOP).exists() for folder in (self.root, self.folder))
 
-    def work(self, settings: TrainingSettings, data: dict[str, Any]) -> None:
+    def work(self, settings: TrainingSettings, heads: dict[str, mace_cli.HeadFiles]) -> None:
         """Train, in a process of its own, and leave ``member.json`` in the member's folder."""
         import torch
         from ase.io import read
@@ -68,20 +68,26 @@ class _Member:
         outcome: dict[str, Any]
         try:
             epoch = mace_cli.best_checkpoint(self.folder) if self.finalise else None
-            line = mace_cli.arguments(settings, name=self.name, seed=self.seed, restart_epoch=epoch, **data)
+            line = mace_cli.arguments(settings, name=self.name, seed=self.seed, heads=heads, restart_epoch=epoch)
             mace_cli.run(line, stop=self.stop_requested)
             shutil.copyfile(model, self.root / model.name)
+            errors = {
+                name: {
+                    'train': mace_cli.errors(model, read(head.train_file, ':'), settings, name),
+                    'valid': mace_cli.errors(model, read(head.valid_file, ':'), settings, name),
+                }
+                for name, head in heads.items()
+            }
             outcome = {
                 'status': 'ok',
                 'stopped': self.finalise,
                 'best_epoch': mace_cli.best_checkpoint(self.folder),
                 'sha256': hashlib.sha256(model.read_bytes()).hexdigest(),
                 **mace_cli.inspect_model(model),
-                'errors': {
-                    'train': mace_cli.errors(model, read(data['train_file'], ':'), settings),
-                    'valid': mace_cli.errors(model, read(data['valid_file'], ':'), settings),
-                },
+                'errors': errors.pop(MAIN_HEAD),
             }
+            if errors:
+                outcome['head_errors'] = errors
         except mace_cli.TrainingStopped:
             outcome = {'status': 'stopped'}
         except (Exception, SystemExit) as exception:  # MACE's argument parser leaves with SystemExit
@@ -107,7 +113,9 @@ def _failure(reason: str, kind: str) -> dict[str, Any]:
     return {'status': 'failed', 'reason': reason, 'kind': kind}
 
 
-def _train(members: list[_Member], settings: TrainingSettings, data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _train(
+    members: list[_Member], settings: TrainingSettings, heads: dict[str, mace_cli.HeadFiles]
+) -> dict[str, dict[str, Any]]:
     """Train ``members``, ``max_parallel`` at a time; whatever happens to one leaves the others alone."""
     import mace.cli.run_train
     import mace.data  # noqa: F401 - imported once, here, for all processes forked below
@@ -124,7 +132,7 @@ def _train(members: list[_Member], settings: TrainingSettings, data: dict[str, A
                 continue
             member.folder.mkdir(exist_ok=True)
             (member.folder / _OUTCOME).unlink(missing_ok=True)
-            process = context.Process(target=member.work, args=(settings, data), daemon=True)
+            process = context.Process(target=member.work, args=(settings, heads), daemon=True)
             process.start()
             running[process.sentinel] = (member, process, time.monotonic())
         for sentinel in wait(list(running)) if running else ():  # it would wait for ever for nothing
@@ -140,27 +148,38 @@ def _train(members: list[_Member], settings: TrainingSettings, data: dict[str, A
     return outcomes
 
 
+def _by_symbol(e0s: dict[int, float]) -> dict[str, float]:
+    return {chemical_symbols[number]: energy for number, energy in e0s.items()}
+
+
+def _write(name: str, data: HeadData, folder: Path) -> mace_cli.HeadFiles:
+    """Write the frames of one head as MACE reads them."""
+    suffix = '' if name == MAIN_HEAD else f'_{name}'
+    train_file, valid_file = folder / f'train{suffix}.xyz', folder / f'valid{suffix}.xyz'
+    data.train.write_extxyz(train_file)
+    data.valid.write_extxyz(valid_file)
+    return mace_cli.HeadFiles(train_file=train_file, valid_file=valid_file, n_train=len(data.train), e0s=data.e0s)
+
+
 def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train one member per seed. A member that fails is listed with its reason; the others are not affected.
 
     :raises ValueError: for settings or data that cannot be trained with.
     """
     options = from_dict(TrainingSettings, settings)
-    configurations = Configurations.load(folder / DATASET)
-    train, valid = split(configurations, options)
-    e0s = reference_energies(configurations, options)
-    train.write_extxyz(folder / _TRAIN_FILE)
-    valid.write_extxyz(folder / _VALID_FILE)
+    others = {path.stem.removeprefix(OTHER): Configurations.load(path) for path in folder.glob(f'{OTHER}*.npz')}
+    data = head_data(Configurations.load(folder / DATASET), others, options)
+    files = {name: _write(name, item, folder) for name, item in data.items()}
     members = [_Member(index, seed, folder) for index, seed in enumerate(options.seeds)]
-    data = {
-        'train_file': folder / _TRAIN_FILE,
-        'valid_file': folder / _VALID_FILE,
-        'n_train': len(train),
-        'e0s': e0s,
+    main = data.pop(MAIN_HEAD)
+    outcome = {
+        'members': _train(members, options, files),
+        'e0s': _by_symbol(main.e0s),
+        'n_train': len(main.train),
+        'valid_frame_ids': main.valid.frame_id.tolist(),
     }
-    return {
-        'members': _train(members, options, data),
-        'e0s': {chemical_symbols[number]: energy for number, energy in e0s.items()},
-        'n_train': len(train),
-        'valid_frame_ids': valid.frame_id.tolist(),
-    }
+    if data:
+        outcome['other_heads'] = {
+            name: {'e0s': _by_symbol(head.e0s), 'n_train': len(head.train)} for name, head in data.items()
+        }
+    return outcome

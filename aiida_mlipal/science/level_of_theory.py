@@ -87,11 +87,15 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def require_equal(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> None:
-    """Refuse two levels of theory that differ.
+    """Refuse two levels of theory that differ: labels of both must never meet in one set.
 
     :param what: the subject of the message, for example ``'the initial dataset and this campaign'``.
     :raises ValueError: with one line per difference.
     """
     lines = difference(a, b)
     if lines:
-        raise ValueError(f'{what} have different levels of theory:\n' + '\n'.join(f'  {line}' for line in lines))
+        raise ValueError(
+            '\n'.join([f'{what} have different levels of theory:', *(f'  {line}' for line in lines)])
+            + '\nLabel the frames of one with the settings of the other, or let one model learn from both: give one of '
+            'them to the training as `other_datasets`.'
+        )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from aiida_mlipal.science.atomic_energies import from_isolated_atoms, least_squares
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.heads import MAIN_HEAD, check_head_names
 from aiida_mlipal.science.training_settings import TrainingSettings
 
-__all__ = ('DATASET', 'STOP', 'reference_energies', 'split')
+__all__ = ('DATASET', 'OTHER', 'STOP', 'HeadData', 'head_data', 'other_head', 'reference_energies', 'split')
 
 #: The dataset in the working directory of a training.
 DATASET: Final = 'dataset.npz'
+#: Beginning of the names of the files with datasets of other levels of theory; the name of the head follows.
+OTHER: Final = 'other_'
 #: A file of this name ends a training at its best checkpoints: all members, or the one in whose folder it lies.
 STOP: Final = 'STOP'
 
@@ -36,6 +42,61 @@ def split(configurations: Configurations, settings: TrainingSettings) -> tuple[C
     order = np.argsort(frames.frame_id)[np.random.default_rng(settings.split_seed).permutation(len(frames))]
     n_valid = min(max(_MIN_VALID, round(settings.valid_fraction * len(frames))), len(frames) // 2)
     return frames.take(np.sort(order[n_valid:])), frames.take(np.sort(order[:n_valid]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadData:
+    """What one head learns from: its frames, and its energies (eV) of the atoms by atomic number."""
+
+    train: Configurations
+    valid: Configurations
+    e0s: dict[int, float]
+
+
+def other_head(
+    name: str, configurations: Configurations, settings: TrainingSettings, elements: Collection[int]
+) -> HeadData:
+    """Return what a head besides the main one learns from.
+
+    :param elements: atomic numbers that the main dataset has.
+    :raises ValueError: for a name that cannot be one, fewer than two frames, missing energies of the atoms, and
+        elements that the main dataset does not have.
+    """
+    check_head_names([name])
+    try:
+        train, valid = split(configurations, settings)
+        e0s = reference_energies(configurations, settings)
+    except ValueError as exception:
+        raise ValueError(f'`other_datasets.{name}`: {exception}') from exception
+    foreign = [chemical_symbols[number] for number in e0s if number not in elements]
+    if foreign:
+        raise ValueError(
+            f'`other_datasets.{name}` holds {", ".join(foreign)}, of which the main dataset has no frames, so that the '
+            'main head could say nothing of them: take those frames out, or label some at the main level.'
+        )
+    return HeadData(train=train, valid=valid, e0s=e0s)
+
+
+def head_data(
+    main: Configurations, others: Mapping[str, Configurations], settings: TrainingSettings
+) -> dict[str, HeadData]:
+    """Return what each head learns from, by its name; the main head comes last.
+
+    Frames that validate the main head train no other head either: the layers below would have seen them.
+
+    :param others: datasets of other levels of theory by the names of their heads.
+    :raises ValueError: see :func:`split`, :func:`reference_energies` and :func:`other_head`; and if no frame is left.
+    """
+    train, valid = split(main, settings)
+    e0s = reference_energies(main, settings)
+    heads = {}
+    for name in sorted(others):
+        head = other_head(name, others[name], settings, e0s)
+        unseen = head.train.take(~np.isin(head.train.frame_id, valid.frame_id))
+        if not len(unseen):
+            raise ValueError(f'`other_datasets.{name}`: all its training frames validate the main head; add others.')
+        heads[name] = replace(head, train=unseen)
+    return {**heads, MAIN_HEAD: HeadData(train=train, valid=valid, e0s=e0s)}
 
 
 def reference_energies(configurations: Configurations, settings: TrainingSettings) -> dict[int, float]:

@@ -9,8 +9,11 @@ from aiida.engine import ToContext, WorkChain, append_, while_
 from aiida.plugins import CalculationFactory
 
 from aiida_mlipal.calculations.functions.committee import assemble_committee, settings_of_failed_members
+from aiida_mlipal.calculations.mace_train import MERGE, other_dataset_problems
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.science.settings import from_dict
+from aiida_mlipal.science.training_settings import TrainingSettings
 from aiida_mlipal.workflows.outputs import output_namespace
 
 __all__ = ('TrainWorkChain',)
@@ -20,8 +23,27 @@ MaceTrainCalculation = CalculationFactory('mlipal.mace.train')
 MAX_ATTEMPTS = 2
 
 
+def _validate(inputs: Any, _: Any) -> str | None:
+    """Refuse datasets that do not go together before anything is submitted."""
+    others = inputs.get('other_datasets', {})
+    if not others or 'dataset' not in inputs or 'settings' not in inputs:
+        return None  # a campaign fills them in, and checks what it knows of them itself
+    dataset = inputs['dataset']
+    try:
+        settings = from_dict(TrainingSettings, inputs['settings'].get_dict())
+    except ValueError as exception:
+        return str(exception)
+    problems = other_dataset_problems(
+        others, settings, level=dataset.level_of_theory, elements=dataset.configurations.numbers, mend=MERGE
+    )
+    return ' '.join(problems) or None
+
+
 class TrainWorkChain(WorkChain):
-    """A committee of models on one dataset, from different recorded seeds."""
+    """A committee of models on one dataset, from different recorded seeds.
+
+    Labels of other levels of theory are learned by heads of their own; everything downstream asks the main head.
+    """
 
     @classmethod
     def define(cls, spec: Any) -> None:
@@ -29,7 +51,15 @@ class TrainWorkChain(WorkChain):
         super().define(spec)
         spec.input('dataset', valid_type=ConfigurationsData, help='Labelled frames.')
         spec.input('settings', valid_type=orm.Dict, help='Training settings, with a seed per member.')
-        spec.expose_inputs(MaceTrainCalculation, namespace='mace', exclude=('dataset', 'settings'))
+        spec.input_namespace(
+            'other_datasets',
+            dynamic=True,
+            valid_type=ConfigurationsData,
+            required=False,
+            help='Labelled frames of other levels of theory, by the names of the heads that learn them.',
+        )
+        spec.expose_inputs(MaceTrainCalculation, namespace='mace', exclude=('dataset', 'settings', 'other_datasets'))
+        spec.inputs.validator = _validate
         spec.outline(
             cls.setup,
             while_(cls.should_train)(
@@ -62,6 +92,8 @@ class TrainWorkChain(WorkChain):
         """Train the missing members in one job."""
         inputs = self.exposed_inputs(MaceTrainCalculation, 'mace')
         inputs.update(dataset=self.inputs.dataset, settings=self.ctx.settings)
+        if 'other_datasets' in self.inputs:
+            inputs['other_datasets'] = dict(self.inputs.other_datasets)
         return ToContext(jobs=append_(self.submit(MaceTrainCalculation, **inputs)))
 
     def inspect(self) -> None:

@@ -12,6 +12,7 @@ from aiida_mlipal.calculations.functions.dataset import random_stream
 from aiida_mlipal.calculations.functions.validate import equation_of_state_frames, validation_summary
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.workflows.campaign_inputs import foreign_labels
 from aiida_mlipal.workflows.label import LabelWorkChain
 
 __all__ = ('ValidateWorkChain',)
@@ -21,6 +22,20 @@ PropertiesCalculation = CalculationFactory('mlipal.properties')
 
 #: Evaluations at the same time: each is short and loads torch anew, and a machine without scheduler starts them all.
 MAX_CONCURRENT = 2
+
+
+def _validate(inputs: Any, _: Any) -> str | None:
+    """Refuse a teacher and models of another level of theory than the dataset's: no error would mean anything."""
+    if not {'dataset', 'models', 'label'} <= set(inputs):
+        return None  # reported by the ports themselves
+    dataset = inputs['dataset']
+    problems = [
+        f'`models.{name}`: node {model.pk} learned the level of theory {model.level_of_theory_hash}, the dataset (node '
+        f'{dataset.pk}) has {dataset.level_of_theory_hash or "none"}; validate it on labels of its own level.'
+        for name, model in sorted(inputs['models'].items())
+        if model.level_of_theory_hash != dataset.level_of_theory_hash
+    ]
+    return ' '.join(problems + foreign_labels(inputs)) or None
 
 
 class ValidateWorkChain(WorkChain):
@@ -37,6 +52,7 @@ class ValidateWorkChain(WorkChain):
         spec.expose_inputs(LabelWorkChain, namespace='label', exclude=('configurations',))
         spec.expose_inputs(MaceEvaluateCalculation, namespace='evaluate', exclude=('model', 'configurations'))
         spec.expose_inputs(PropertiesCalculation, namespace='properties', exclude=('model', 'configurations'))
+        spec.inputs.validator = _validate
         spec.outline(
             cls.prepare,
             if_(cls.wants_equation_of_state)(

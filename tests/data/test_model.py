@@ -86,6 +86,21 @@ def test_no_committee_of_committees_or_of_nobody():
         MlipModelData.committee([])
 
 
+def test_heads():
+    """A model of one head says nothing of heads, so that its hash is that of models made before there were any."""
+    node = make_model().store()
+    assert 'heads' not in node.base.attributes.all
+    assert node.heads == {'Default': node.level_of_theory_hash}
+    heads = {'Default': 'abc', 'pbe': 'xyz'}
+    members = [make_model(seed, heads=heads).store() for seed in (1, 2)]
+    committee = orm.load_node(MlipModelData.committee(members).store().pk)
+    assert committee.heads == heads
+    with pytest.raises(ValueError, match='agree in `heads`'):
+        MlipModelData.committee([members[0], make_model(3)])
+    with pytest.raises(ValueError, match='`heads` must be'):
+        make_model(heads=['pbe'])
+
+
 @pytest.mark.parametrize('key', list(METADATA))
 def test_missing_metadata(key):
     metadata = model_metadata()

@@ -44,7 +44,14 @@ def test_pool_and_evaluation_go_row_by_row(explored, starts):
         np.testing.assert_array_equal(pool.reference_cell[index], starts.reference_cell[start])
         atoms = pool.atoms(index)
         assert pool.frame_id[index] == frame_id_of(
-            atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, 0, 3, pool.reference_cell[index], np.zeros(len(atoms))
+            atoms.numbers,
+            atoms.positions,
+            atoms.cell.array,
+            atoms.pbc,
+            0,
+            3,
+            pool.reference_cell[index],
+            np.zeros(len(atoms)),
         )
     assert results['n_steps'] == 4 * 60
     np.testing.assert_array_equal(results['visited_max_forces_std'], evaluation.max_forces_std)

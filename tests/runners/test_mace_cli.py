@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from aiida_mlipal.runners.mace_cli import arguments, best_checkpoint
+from aiida_mlipal.runners.mace_cli import HeadFiles, arguments, best_checkpoint
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 
-def _arguments(n_train=100, restart_epoch=None, e0s=None, **settings):
+def _head(name='', n_train=100, e0s=None):
+    train_file, valid_file = Path(f'train{name}.xyz'), Path(f'valid{name}.xyz')
+    return HeadFiles(train_file=train_file, valid_file=valid_file, n_train=n_train, e0s=e0s or {14: -100.0})
+
+
+def _arguments(restart_epoch=None, others=None, n_train=100, e0s=None, **settings):
     return arguments(
         TrainingSettings(seeds=(7,), **settings),
         name='member_00',
         seed=7,
-        train_file=Path('train.xyz'),
-        valid_file=Path('valid.xyz'),
-        n_train=n_train,
-        e0s=e0s or {14: -100.0},
+        heads={**(others or {}), 'Default': _head(n_train=n_train, e0s=e0s)},
         restart_epoch=restart_epoch,
     )
 
@@ -45,6 +47,26 @@ def test_a_batch_is_never_larger_than_the_set():
     """MACE drops incomplete batches, so it would train on nothing."""
     assert '--batch_size=3' in _arguments(n_train=3, batch_size=5)
     assert '--batch_size=5' in _arguments(n_train=30, batch_size=5)
+
+
+def test_one_head_is_not_named():
+    assert not any(argument.startswith('--heads') for argument in _arguments())
+
+
+@pytest.mark.codes
+def test_heads_have_files_and_atoms_of_their_own_and_the_main_one_is_last(compute_python):
+    """MACE keeps the epoch at which the last head was best."""
+    from mace.tools import build_default_arg_parser
+
+    line = _arguments(others={'pbe': _head('_pbe', n_train=2, e0s={14: -3.0})}, n_train=50, batch_size=5)
+    parsed = build_default_arg_parser().parse_args(line)
+    heads = ast.literal_eval(parsed.heads)
+    assert list(heads) == ['pbe', 'Default']
+    assert heads['Default'] == {}  # it takes the files and energies of the command line
+    assert (parsed.train_file, ast.literal_eval(parsed.E0s)) == ('train.xyz', {14: -100.0})
+    assert (heads['pbe']['train_file'], heads['pbe']['valid_file']) == ('train_pbe.xyz', 'valid_pbe.xyz')
+    assert ast.literal_eval(heads['pbe']['E0s']) == {14: -3.0}
+    assert parsed.batch_size == 2  # no head has fewer frames
 
 
 def test_a_restart_trains_no_further_epoch():

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 
 from aiida_mlipal.calculations.bundle import build
 from aiida_mlipal.science.configurations import Configurations
@@ -21,7 +23,7 @@ from aiida_mlipal.science.configurations import Configurations
 TINY: dict[str, Any] = {'max_num_epochs': 3, 'num_channels': 4, 'max_ell': 1, 'batch_size': 3, 'valid_fraction': 0.25}
 
 
-def copper(n_frames: int = 8) -> Configurations:
+def copper(n_frames: int = 8, calculator: type[Calculator] = EMT, **parameters: Any) -> Configurations:
     """Return rattled copper cells and an isolated atom, labelled with EMT; every second frame lacks its stress."""
     frames = []
     for index in range(n_frames):
@@ -30,7 +32,7 @@ def copper(n_frames: int = 8) -> Configurations:
         frames.append(atoms)
     frames.append(Atoms('Cu', cell=[12.0, 12.2, 12.4], pbc=True, positions=[[0.1, 0.2, 0.3]]))
     for atoms in frames:
-        atoms.calc = EMT()
+        atoms.calc = calculator(**parameters)
         atoms.get_forces()
         atoms.get_stress()
     configurations = Configurations.concatenate(
@@ -44,10 +46,17 @@ def copper(n_frames: int = 8) -> Configurations:
     return configurations.with_columns(stress=stress)
 
 
-def start(folder: Path, **settings: Any) -> subprocess.Popen[bytes]:
+def lennard_jones(n_frames: int = 8) -> Configurations:
+    """Return the frames of :func:`copper` at another level of theory: another zero, other forces."""
+    return copper(n_frames, LennardJones, sigma=2.2, epsilon=0.1, rc=5.0)
+
+
+def start(folder: Path, others: dict[str, Configurations] | None = None, **settings: Any) -> subprocess.Popen[bytes]:
     """Start a training in ``folder``, as a job does."""
     folder.mkdir(exist_ok=True)
     copper().save(folder / 'dataset.npz')
+    for name, frames in (others or {}).items():
+        frames.save(folder / f'other_{name}.npz')
     (folder / 'settings.json').write_text(json.dumps({**TINY, **settings}))
     (folder / 'runner.zip').write_bytes(build('train'))
     with (folder / 'runner.log').open('wb') as log:

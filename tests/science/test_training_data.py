@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms
 
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.science.training_data import reference_energies, split
+from aiida_mlipal.science.training_data import head_data, reference_energies, split
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 
@@ -49,3 +49,43 @@ def test_reference_energies_follow_the_setting():
     assert reference_energies(frames, TrainingSettings(seeds=(0,), e0s='least_squares')) == pytest.approx({29: -1.0})
     with pytest.raises(ValueError, match='no labelled isolated atom'):
         reference_energies(frames, TrainingSettings(seeds=(0,)))
+
+
+SETTINGS = TrainingSettings(seeds=(0,))
+
+
+def _level(n, energy=-1.0, symbol='Cu'):
+    frames = Configurations.concatenate([_frames(n), _frames(1, 'isolated_atom')])
+    numbers = np.full(len(frames.numbers), Atoms(symbol).numbers[0])
+    return frames.with_columns(energy=np.full(n + 1, energy), numbers=numbers)
+
+
+def test_each_head_has_its_frames_and_atoms_and_the_main_one_is_last():
+    heads = head_data(_level(10), {'pbe': _level(20, -2.0), 'cheap': _level(10, -3.0)}, SETTINGS)
+    assert list(heads) == ['cheap', 'pbe', 'Default']
+    assert {name: head.e0s for name, head in heads.items()} == {
+        'cheap': {29: -3.0}, 'pbe': {29: -2.0}, 'Default': {29: -1.0},
+    }  # fmt: skip
+    assert set(heads['pbe'].train.energy) == {-2.0}
+    unseen = set(heads['Default'].valid.frame_id)
+    assert len(unseen) == 4
+    for name in ('cheap', 'pbe'):
+        assert not unseen & set(heads[name].train.frame_id)
+    assert head_data(_level(10), {}, SETTINGS).keys() == {'Default'}
+
+
+@pytest.mark.parametrize(
+    ('others', 'message'),
+    [
+        ({'Default': _level(9)}, '`Default` cannot be the name of a head'),
+        ({'pt_head': _level(9)}, '`pt_head` cannot be the name of a head'),
+        ({'a__b': _level(9)}, 'single underscores'),
+        ({'2nd': _level(9)}, '`2nd` cannot be the name of a head'),
+        ({'pbe': _frames(9)}, r"`other_datasets\.pbe`: no labelled isolated atom for \['Cu'\]"),
+        ({'pbe': _level(1)}, r'`other_datasets\.pbe`: a training needs at least 2'),
+        ({'pbe': _level(9, symbol='Ag')}, 'holds Ag, of which the main dataset has no frames'),
+    ],
+)
+def test_heads_that_cannot_be_trained(others, message):
+    with pytest.raises(ValueError, match=message):
+        head_data(_level(10), others, SETTINGS)

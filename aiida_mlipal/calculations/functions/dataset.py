@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from aiida import orm
 from aiida.engine import calcfunction
@@ -11,7 +13,27 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.level_of_theory import require_equal
 
-__all__ = ('merge_datasets', 'random_stream', 'read_clock')
+__all__ = ('common_level', 'merge_datasets', 'random_stream', 'read_clock')
+
+
+def common_level(parts: Mapping[str, ConfigurationsData]) -> dict[str, Any] | None:
+    """Return the level of theory that all ``parts`` share.
+
+    :raises ValueError: for two levels, with the difference line by line, and for labels of an unknown level.
+    """
+    first, *others = sorted(parts)
+    level = parts[first].level_of_theory
+    for name in others:
+        what = f'`{first}` (node {parts[first].pk}) and `{name}` (node {parts[name].pk})'
+        require_equal(level or {}, parts[name].level_of_theory or {}, what)
+    nameless = [name for name in sorted(parts) if parts[name].base.attributes.get('n_labelled')]
+    if others and level is None and nameless:
+        raise ValueError(
+            f'{", ".join(f"`{name}` (node {parts[name].pk})" for name in nameless)} have labels without a level of '
+            'theory, so nobody knows whether they go together: give them one, '
+            '`ConfigurationsData(frames, level_of_theory={...})`.'
+        )
+    return level
 
 
 @calcfunction
@@ -20,14 +42,13 @@ def merge_datasets(**parts: ConfigurationsData) -> ConfigurationsData:
 
     :raises ValueError: if the labels differ in their level of theory, with the difference line by line.
     """
+    level = common_level(parts)
     nodes = [parts[name] for name in sorted(parts)]
-    for node in nodes[1:]:
-        require_equal(nodes[0].level_of_theory or {}, node.level_of_theory or {}, 'datasets')
     merged = Configurations.concatenate([node.configurations for node in nodes])
     first: dict[str, int] = {}
     for row, frame in enumerate(merged.frame_id.tolist()):
         first.setdefault(frame, row)
-    return ConfigurationsData(merged.take(list(first.values())), level_of_theory=nodes[0].level_of_theory)
+    return ConfigurationsData(merged.take(list(first.values())), level_of_theory=level)
 
 
 @calcfunction

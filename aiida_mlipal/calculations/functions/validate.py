@@ -8,6 +8,7 @@ import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 
+from aiida_mlipal.calculations.functions.dataset import common_level
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science import eos
@@ -37,7 +38,11 @@ def validation_summary(
 
     ``evaluations`` are those of every iteration's model on the union of all random frames, by the model's name;
     ``labels`` the teacher's energies of the strained cells, ``properties`` the final model's fits of the same cells.
+
+    :raises ValueError: if dataset and labels differ in their level of theory, with the difference line by line.
     """
+    if labels is not None:
+        common_level({'dataset': dataset, 'labels': labels})
     frames = dataset.configurations
     curve = []
     for name in sorted(evaluations):

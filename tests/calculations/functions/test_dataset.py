@@ -25,8 +25,22 @@ def test_merged_datasets_keep_order_and_hold_each_frame_once():
 
 
 def test_two_levels_are_refused_with_the_difference():
-    with pytest.raises(ValueError, match=r'cutoff: 30 -> 40'):
+    with pytest.raises(ValueError, match=r'`dataset` .* and `labels` .*:\n  cutoff: 30 -> 40\n.*`other_datasets`'):
         merge_datasets(dataset=_node([5.3]), labels=_node([5.4], theory={'cutoff': 40}))
+    with pytest.raises(ValueError, match=r'smearing: cold -> \(absent\)'):
+        merge_datasets(a=_node([5.3], theory={'cutoff': 30, 'smearing': 'cold'}), b=_node([5.4]))
+
+
+def test_labels_of_an_unknown_level_meet_no_others():
+    labelled = Configurations.from_atoms([bulk('Si')], energy=[-1.0], status='labelled')
+    known = _node([5.3])
+    for nameless in (labelled, labelled.with_columns(status=['unlabelled'])):
+        with pytest.raises(ValueError, match=r'cutoff: 30 -> \(absent\)'):
+            merge_datasets(a=known, b=ConfigurationsData(nameless))
+    bare = ConfigurationsData(Configurations.from_atoms([bulk('Si', a=5.3)]))
+    assert merge_datasets(a=bare, b=ConfigurationsData(Configurations.from_atoms([bulk('Si')]))).n_frames == 2
+    with pytest.raises(ValueError, match=r'^`b` .* have labels without a level of theory.*level_of_theory='):
+        merge_datasets(a=bare, b=ConfigurationsData(labelled))
 
 
 def test_random_stream_is_what_was_never_trained_on():
