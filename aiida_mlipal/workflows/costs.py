@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, Final
 
+import numpy as np
 from aiida import orm
 from aiida.common.links import LinkType
 from aiida.engine import calcfunction
@@ -13,24 +14,21 @@ from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.cost_model import CostModel, Size
 from aiida_mlipal.workflows.engines import load_engine
+from aiida_mlipal.workflows.lane import attempts
 
-__all__ = ('attempt_label', 'collect_costs', 'cores_of', 'measured_costs')
+__all__ = ('collect_costs', 'cores_of', 'measured_costs')
 
 #: A fit needs no more than the latest so many chunks.
 _LATEST_CHUNKS: Final = 50
 _LANE: Final = 'LabelLaneWorkChain'
-
-
-def attempt_label(task: str, attempt: int) -> str:
-    """Return what a lane calls an attempt at a task; the first (1) is called like the task."""
-    return task if attempt == 1 else f'{task}_attempt_{attempt}'
+#: What engines call a task that labels a whole chunk.
+_CHUNK: Final = 'chunk'
 
 
 def cores_of(resources: dict[str, Any]) -> int:
     """Return the cores that a job asked its scheduler for."""
-    ranks = resources.get('tot_num_mpiprocs') or prod(
-        resources.get(name) or 1 for name in ('num_machines', 'num_mpiprocs_per_machine')
-    )
+    ranks = resources.get('tot_num_mpiprocs') or resources.get('num_cpus')  # num_cpus: HyperQueue
+    ranks = ranks or prod(resources.get(name) or 1 for name in ('num_machines', 'num_mpiprocs_per_machine'))
     return int(ranks * (resources.get('num_cores_per_mpiproc') or 1))
 
 
@@ -49,35 +47,52 @@ def _wall_seconds(calculation: orm.CalcJobNode) -> float:
     return float((calculation.mtime - calculation.ctime).total_seconds())
 
 
-def _attempts(output: orm.Data | None, task: str) -> list[orm.CalcJobNode]:
-    """Return all jobs that were run for a task, oldest first, given what the last of them left."""
-    process = None if output is None else output.creator
-    while process is not None and process.caller is not None and process.caller.process_label != _LANE:
+def _lane_of(output: orm.Data) -> orm.WorkChainNode | None:
+    """Return the lane under which ``output`` was made."""
+    process = output.creator
+    while process is not None and process.process_label != _LANE:
         process = process.caller
-    if process is None or process.caller is None:
-        return []
-    jobs: list[orm.CalcJobNode] = []
-    calls = process.caller.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()
-    for call in calls:
-        if call.link_label == task or call.link_label.startswith(attempt_label(task, 2)[:-1]):
-            below = call.node.called_descendants if isinstance(call.node, orm.WorkChainNode) else [call.node]
-            jobs += [node for node in below if isinstance(node, orm.CalcJobNode)]
-    return sorted(jobs, key=lambda job: job.pk)
+    return process
+
+
+def _jobs_by_task(chunk: ConfigurationsData) -> dict[str, list[orm.CalcJobNode]]:
+    """Return all jobs that were run for the tasks of a label chunk, failed attempts included, oldest first."""
+    jobs: dict[str, list[orm.CalcJobNode]] = {}
+    for task, output in _results(chunk).items():
+        lane = None if task in jobs else _lane_of(output)
+        for name, processes in attempts(lane).items() if lane is not None else ():
+            called = [
+                node
+                for process in processes
+                for node in (process.called_descendants if isinstance(process, orm.WorkChainNode) else [process])
+            ]
+            found = (node for node in called if isinstance(node, orm.CalcJobNode))
+            jobs[name] = sorted(found, key=lambda job: int(job.pk))
+    return jobs
+
+
+def _results(chunk: ConfigurationsData) -> dict[str, orm.Data]:
+    """Return what the tasks of a chunk left, by task: what it was collected from, or the chunk if a job wrote it."""
+    if isinstance(chunk.creator, orm.CalcJobNode):
+        return {_CHUNK: chunk}
+    inputs = chunk.creator.base.links.get_incoming(link_type=LinkType.INPUT_CALC).all()
+    return {link.link_label: link.node for link in inputs if link.link_label.startswith(('frame_', _CHUNK))}
 
 
 def measured_costs(level_of_theory_hash: str) -> CostModel:
     """Return the cost model fitted to the labels of this level of theory that the profile holds."""
     query = orm.QueryBuilder().append(
-        ConfigurationsData, filters={'attributes.level_of_theory_hash': level_of_theory_hash}, tag='chunk'
+        orm.CalcFunctionNode, filters={'attributes.process_label': 'collect_costs'}, tag='collected'
     )
-    query.append(orm.CalcFunctionNode, with_outgoing='chunk', tag='collected')
-    query.append(orm.WorkChainNode, with_outgoing='collected', tag='labelling')
-    query.append(orm.CalcFunctionNode, with_incoming='labelling', filters={'attributes.process_label': 'collect_costs'}, tag='costs')
-    query.append(orm.Dict, with_incoming='costs', project=['id', 'attributes'])
-    rows = {pk: attributes for pk, attributes in query.distinct().all()}
+    query.append(
+        orm.Dict,
+        with_incoming='collected',
+        filters={'attributes.level_of_theory_hash': level_of_theory_hash},
+        project=['attributes'],
+    )
+    query.order_by({orm.Dict: {'id': 'desc'}}).limit(_LATEST_CHUNKS)
     sizes, seconds = [], []
-    for pk in sorted(rows)[-_LATEST_CHUNKS:]:
-        costs = rows[pk]
+    for costs in query.all(flat=True):
         for cost, electrons, kpoints in zip(costs['core_s'], costs['n_electrons'], costs['n_kpoints'], strict=True):
             if cost > 0 and electrons and kpoints:
                 sizes.append(Size(electrons, kpoints))
@@ -85,28 +100,47 @@ def measured_costs(level_of_theory_hash: str) -> CostModel:
     return CostModel.fit(sizes, seconds)
 
 
+def _frame_seconds(job: orm.CalcJobNode, n_frames: int) -> list[float]:
+    """Return what each frame of a chunk took in the one job that labelled all of it: its own time and an even share of
+    what the job spent besides."""
+    total = _wall_seconds(job)
+    own = [0.0] * n_frames
+    if total and 'results' in job.outputs:
+        own = [seconds or 0.0 for seconds in job.outputs.results.get_dict().get('frame_wall_s', own)]
+    rest = max(0.0, total - sum(own)) / n_frames
+    return [seconds + rest for seconds in own]
+
+
 @calcfunction
-def collect_costs(frames: ConfigurationsData, engine: orm.Str, **results: orm.Data) -> orm.Dict:
+def collect_costs(chunk: ConfigurationsData, engine: orm.Str) -> orm.Dict:
     """Return what each label of a chunk cost, all attempts and failures included, in lists by frame.
 
     ``wall_s`` and ``core_s`` (seconds times cores), ``n_attempts``, and the size of the last calculation
-    (``n_electrons``, ``n_kpoints``; ``None`` where it failed). Where one job labelled the whole chunk, its cost is shared
-    evenly among the frames.
+    (``n_electrons``, ``n_kpoints``; ``None`` where it failed). Where one job labelled the whole chunk, what it spent
+    beside the frames is shared evenly among them.
+
+    :param chunk: as the engine collected it: the jobs are found through the processes that made it.
     """
     label_engine = load_engine(engine.value)
-    ids = frames.configurations.frame_id.tolist()
+    frames = chunk.configurations
     rows: dict[str, list[Any]] = {name: [] for name in ('wall_s', 'core_s', 'n_attempts', 'n_electrons', 'n_kpoints')}
-    shared = results.get('chunk')
-    for index in range(len(ids)):
-        output = shared or results.get(frame_key(index))
-        jobs = _attempts(output, 'chunk' if shared else frame_key(index))
-        share = len(ids) if shared else 1
-        seconds = [_wall_seconds(job) for job in jobs]
+    jobs_by_task = _jobs_by_task(chunk)
+    shared = _CHUNK in jobs_by_task
+    chunk_jobs = jobs_by_task.get(_CHUNK, [])
+    chunk_seconds = [_frame_seconds(job, len(frames)) for job in chunk_jobs]
+    numbers = np.add.reduceat(frames.numbers, frames.offsets[:-1]).tolist()
+    for index in range(len(frames)):
+        jobs = chunk_jobs if shared else jobs_by_task.get(frame_key(index), [])
+        seconds = [own[index] for own in chunk_seconds] if shared else [_wall_seconds(job) for job in jobs]
         cores = [cores_of(job.get_option('resources') or {}) for job in jobs]
-        size = label_engine.size(jobs[-1]) if jobs and jobs[-1].is_finished_ok else None
-        rows['wall_s'].append(sum(seconds) / share)
-        rows['core_s'].append(sum(s * c for s, c in zip(seconds, cores, strict=True)) / share)
+        size = None
+        if jobs and jobs[-1].is_finished_ok:
+            # Of a job for many frames, the engine could only tell the mean.
+            size = Size(float(numbers[index])) if shared else label_engine.size(jobs[-1])
+        rows['wall_s'].append(sum(seconds))
+        rows['core_s'].append(sum(s * c for s, c in zip(seconds, cores, strict=True)))
         rows['n_attempts'].append(len(jobs))
         rows['n_electrons'].append(size.n_electrons if size else None)
         rows['n_kpoints'].append(size.n_kpoints if size else None)
-    return orm.Dict({'frame_ids': ids, **rows})
+    ids = frames.frame_id.tolist()
+    return orm.Dict({'frame_ids': ids, 'level_of_theory_hash': chunk.level_of_theory_hash, **rows})

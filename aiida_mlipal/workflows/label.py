@@ -25,8 +25,8 @@ from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.workflows.concurrency import allowed_lanes
 from aiida_mlipal.workflows.costs import collect_costs, measured_costs
 from aiida_mlipal.workflows.engines import load_engine
-from aiida_mlipal.workflows.lane import LabelLaneWorkChain
-from aiida_mlipal.workflows.outputs import output_namespace
+from aiida_mlipal.workflows.engines.base import unfit_frames
+from aiida_mlipal.workflows.lane import LabelLaneWorkChain, attempts
 
 __all__ = ('LabelWorkChain', 'known_labels')
 
@@ -59,13 +59,13 @@ def _validate(inputs: Any, _: Any) -> str | None:
     if inputs['max_concurrent'].value < 1:
         return f'`max_concurrent` is {inputs["max_concurrent"].value}, expected 1 or more.'
     try:
-        from_dict(LabelChecks, inputs['checks'].get_dict())
+        checks = from_dict(LabelChecks, inputs['checks'].get_dict())
     except ValueError as exception:
         return f'`checks`: {exception}'
     problem = engine.validate(inputs['engine_inputs'])
     if problem is not None or 'configurations' not in inputs:
         return problem
-    problems = engine.check_frames(inputs['configurations'].configurations, inputs['engine_inputs'])
+    problems = unfit_frames(engine, inputs['configurations'].configurations, inputs['engine_inputs'], checks)
     more = f' (and {len(problems) - 3} more)' if len(problems) > 3 else ''
     return ' '.join(problems[:3]) + more if problems else None
 
@@ -84,7 +84,7 @@ class LabelWorkChain(WorkChain):
             'checks',
             valid_type=orm.Dict,
             default=lambda: orm.Dict(),
-            help='LabelChecks: thresholds above which a label is rejected, and the share of failures that is tolerated.',
+            help='LabelChecks: thresholds above which a label is rejected, the share of failures that is tolerated.',
         )
         spec.input(
             'expected', valid_type=EvaluationData, required=False, help='What a committee says of the frames, to check.'
@@ -93,7 +93,10 @@ class LabelWorkChain(WorkChain):
             'max_concurrent', valid_type=orm.Int, default=lambda: orm.Int(32), help='Calculations at the same time.'
         )
         spec.input(
-            'max_attempts', valid_type=orm.Int, default=lambda: orm.Int(3), help='Processes per frame, the first included.'
+            'max_attempts',
+            valid_type=orm.Int,
+            default=lambda: orm.Int(4),
+            help='Processes per frame, the first included.',
         )
         spec.input(
             'reuse',
@@ -166,19 +169,22 @@ class LabelWorkChain(WorkChain):
                 engine=self.inputs.engine,
                 engine_inputs=self.inputs.engine_inputs,
                 max_attempts=self.inputs.max_attempts,
-                tasks={label: tasks[label].inputs for label in lane},
+                tasks=[(label, {name: node.pk for name, node in tasks[label].inputs.items()}) for label in lane],
             )
             self.to_context(lanes=append_(process))
 
     def collect_chunk(self) -> None:
         """Turn what the lanes left into a label chunk."""
-        results = {label: node for lane in self.ctx.lanes for label, node in output_namespace(lane, 'results').items()}
+        engine = load_engine(self.inputs.engine.value)
+        last = {task: processes[-1] for lane in self.ctx.lanes for task, processes in attempts(lane).items()}
+        found = {task: engine.result(process) for task, process in last.items()}
+        results = {task: output for task, output in found.items() if output is not None}
         frames = self.ctx.chunks.pop(0)
-        chunk = load_engine(self.inputs.engine.value).collect(frames, self.ctx.level_of_theory, results)
+        chunk = engine.collect(frames, self.ctx.level_of_theory, results)
         n_labelled = int(chunk.configurations.is_labelled.sum())
         self.report(f'{frames.n_frames} frames: {n_labelled} computed, {frames.n_frames - n_labelled} failed')
         with disable_caching():  # the same frames at another time cost something else
-            costs = collect_costs(frames, self.inputs.engine, **results)
+            costs = collect_costs(chunk, self.inputs.engine)
         self.out(f'costs.{chunk_key(self.ctx.n_chunks)}', costs)
         self.ctx.n_chunks += 1
         self.ctx.sources.append(chunk)

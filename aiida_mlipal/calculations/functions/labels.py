@@ -8,11 +8,11 @@ import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 
+from aiida_mlipal.calculations.functions.dataset import common_level
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.label_checks import LabelChecks, check_labels
-from aiida_mlipal.science.level_of_theory import require_equal
 from aiida_mlipal.science.settings import from_dict
 
 __all__ = ('CHUNK_SIZE', 'assemble_labels', 'chunk_key', 'frame_key', 'missing_frames', 'split_into_chunks')
@@ -61,7 +61,9 @@ _PER_FRAME: Final = ('energy', 'stress', 'magnetization', 'scf_force_error', 'st
 
 def with_labels(frames: Configurations, source: Configurations, rows: dict[str, int]) -> Configurations:
     """Return ``frames`` with the labels, status and reason of the rows of ``source`` given by identity."""
-    columns = {name: getattr(frames, name).astype(object if name in ('status', 'reason') else float) for name in _PER_FRAME}
+    columns = {
+        name: getattr(frames, name).astype(object if name in ('status', 'reason') else float) for name in _PER_FRAME
+    }
     forces = frames.forces.copy()
     own, other = frames.offsets, source.offsets
     for index, frame in enumerate(frames.frame_id.tolist()):
@@ -90,9 +92,8 @@ def assemble_labels(
     :raises ValueError: if two sources differ in their level of theory.
     """
     frames = configurations.configurations
+    level = common_level(sources)
     nodes = [sources[key] for key in sorted(sources)]
-    for node in nodes[1:]:
-        require_equal(nodes[0].level_of_theory or {}, node.level_of_theory or {}, 'label chunks')
     merged = Configurations.concatenate([node.configurations for node in nodes])
     rows: dict[str, int] = {}
     for row, (frame, status) in enumerate(zip(merged.frame_id.tolist(), merged.status.tolist(), strict=True)):
@@ -105,7 +106,7 @@ def assemble_labels(
     if expected is not None:
         energies = dict(zip(expected.evaluation.frame_id.tolist(), expected.evaluation.energy.tolist(), strict=True))
     judged = check_labels(with_labels(lost, merged, rows), from_dict(LabelChecks, checks.get_dict()), energies)
-    return ConfigurationsData(judged, level_of_theory=nodes[0].level_of_theory)
+    return ConfigurationsData(judged, level_of_theory=level)
 
 
 @calcfunction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 
 from aiida_mlipal.workflows.engines.base import LabelEngine
@@ -16,8 +17,9 @@ def engine_names() -> list[str]:
     return sorted({entry_point.name for entry_point in entry_points(group=GROUP)})
 
 
+@cache  # entry points are searched on disk, and every step of every lane asks
 def load_engine(name: str) -> LabelEngine:
-    """Return the label engine called ``name``.
+    """Return the label engine called ``name``; engines have no state, so all callers share it.
 
     :raises ValueError: if there is none.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from aiida import orm
 from ase.build import bulk
 
 from aiida_mlipal.calculations.functions.labels import assemble_labels, missing_frames, split_into_chunks
@@ -58,7 +59,7 @@ def test_assembled_labels_follow_the_identity_and_keep_every_row():
     frames = _frames(3)
     first = _labelled(frames.take([2, 0]), ['labelled', 'rejected'], energy=-2.0)
     second = _labelled(frames.take([0]), ['labelled'], energy=-3.0)
-    result = assemble_labels(ConfigurationsData(frames), a=first, b=second)
+    result = assemble_labels(ConfigurationsData(frames), orm.Dict({}), a=first, b=second)
     labels = result.configurations
     assert labels.status.tolist() == ['labelled', 'rejected', 'labelled']
     assert labels.energy[[0, 2]].tolist() == [-3.0, -2.0]
@@ -71,5 +72,5 @@ def test_two_levels_of_theory_are_refused_line_by_line():
     frames = _frames(2)
     first = _labelled(frames.take([0]), ['labelled'])
     second = _labelled(frames.take([1]), ['labelled'], theory={'code': 'test', 'cutoff': 40})
-    with pytest.raises(ValueError, match='cutoff: 30 -> 40'):
-        assemble_labels(ConfigurationsData(frames), a=first, b=second)
+    with pytest.raises(ValueError, match=r'`a` .* and `b` .* have different levels of theory:\n  cutoff: 30 -> 40'):
+        assemble_labels(ConfigurationsData(frames), orm.Dict({}), a=first, b=second)
