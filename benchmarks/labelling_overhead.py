@@ -1,158 +1,195 @@
-"""What the plugin and AiiDA add to the cost of silicon labels, against a shell loop of pw.x in the same run.
+"""What the plugin and AiiDA add to the cost of labels, against a shell loop of pw.x in the same run.
 
-    python benchmarks/labelling_overhead.py --labels 32 --concurrent 2 --repeats 1
+    python benchmarks/labelling_overhead.py            # half an hour on two cores
+    python benchmarks/labelling_overhead.py --quick    # few and short labels, one pair
 
-Both run the same input (8-atom cells, rattled) with the same number of pw.x at a time. The plugin runs through a real
-daemon in a profile of its own, which is deleted afterwards. CPU seconds per label are those of daemon and broker.
+Silicon (8 atoms, rattled): plugin and shell loop run the same inputs with the same number of pw.x at a time, once with
+labels of about 3 s and once with labels of about 10 s. The plugin runs through a real daemon in a profile of its own,
+which is deleted afterwards. CPU seconds per label are those of daemon, broker and worker, without the codes. They
+depend on how fast a core is, so a loop of ten million additions is timed beside them.
+
+The engine `ase` labels copper with EMT, a chunk of frames in one job; `cp2k` runs where the code and aiida-cp2k are
+installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from _scratch_profile import daemon_cpu, machine, rattled, scratch_profile, wait
 
 PSEUDOS = Path('/usr/share/espresso/pseudo')
-PSEUDO = 'Si.pz-vbc.UPF'
+OPTIONS = {'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1}, 'withmpi': False}
 
 
-def frames(n_frames: int, seed: int):
-    """Return rattled 8-atom silicon cells."""
-    from ase.build import bulk
+@dataclass(frozen=True)
+class Run:
+    """One LabelWorkChain: seconds of wall time, CPU seconds of the daemon, nodes, and the process."""
 
-    rng = np.random.default_rng(seed)
-    result = []
-    for _ in range(n_frames):
-        atoms = bulk('Si', a=5.43, cubic=True)
-        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
-        result.append(atoms)
-    return result
+    wall: float
+    cpu: float
+    n_nodes: int
+    node: Any
 
 
-def plugin_run(cells, concurrent: int, ecutwfc: float, run: int):
-    """Return wall seconds, daemon CPU seconds, number of nodes and the inputs pw.x got, for one LabelWorkChain."""
-    import psutil
+def label(engine: str, code: str, settings: dict[str, Any], frames: list[Any], concurrent: int) -> Run:
+    """Label frames through the daemon."""
     from aiida import orm
     from aiida.engine import submit
-    from aiida.engine.daemon.client import get_daemon_client
 
     from aiida_mlipal.data.configurations import ConfigurationsData
     from aiida_mlipal.science.configurations import Configurations
     from aiida_mlipal.workflows.engines import load_engine
     from aiida_mlipal.workflows.label import LabelWorkChain
 
-    settings = {
+    structures = [orm.StructureData(ase=frames[0])]
+    inputs = load_engine(engine).build(orm.load_code(code), structures, settings, OPTIONS)
+    configurations = ConfigurationsData(Configurations.from_atoms(frames, origin=f'{engine} {time.time()}')).store()
+    before, cpu = orm.QueryBuilder().append(orm.Node).count(), daemon_cpu()
+    node = submit(
+        LabelWorkChain,
+        configurations=configurations,
+        engine=orm.Str(engine),
+        engine_inputs=inputs,
+        max_concurrent=orm.Int(concurrent),
+        reuse=orm.Bool(False),
+    )
+    wall = wait(node)
+    if not node.is_finished_ok or not node.outputs.labels.configurations.is_labelled.all():
+        sys.exit(f'labelling failed: {node.exit_message}')
+    return Run(wall, daemon_cpu() - cpu, orm.QueryBuilder().append(orm.Node).count() - before, node)
+
+
+def qe_settings(ecutwfc: float) -> dict[str, Any]:
+    """Return the label section of a campaign."""
+    return {
         'pseudo_family': 'debian-pz',
         'kpoints_distance': 0.6,
         'kpoints_offset': [0.5, 0.5, 0.5],
-        'clean_workdir': False,
-        'max_iterations': 1,
+        'clean_workdir': True,
+        'max_iterations': 5,
         'parameters': {
             'CONTROL': {'calculation': 'scf', 'tprnfor': True, 'tstress': True},
             'SYSTEM': {'ecutwfc': ecutwfc, 'occupations': 'smearing', 'smearing': 'cold', 'degauss': 0.02},
             'ELECTRONS': {'conv_thr': 1e-8},
         },
     }
-    options = {'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1}, 'withmpi': False}
-    inputs = load_engine('quantumespresso').build(
-        orm.load_code('pw@localhost'), [orm.StructureData(ase=cells[0])], settings, options
-    )
-    configurations = ConfigurationsData(Configurations.from_atoms(cells, origin=f'run {run}')).store()
-    daemon = psutil.Process(get_daemon_client().get_daemon_pid())
-
-    def daemon_cpu() -> float:
-        processes = [daemon, *(p for p in daemon.children(recursive=True) if 'pw.x' not in p.name())]
-        return sum(sum(p.cpu_times()[:2]) for p in processes if p.is_running())
-
-    nodes_before, cpu_before, start = orm.QueryBuilder().append(orm.Node).count(), daemon_cpu(), time.time()
-    node = submit(
-        LabelWorkChain,
-        configurations=configurations,
-        engine=orm.Str('quantumespresso'),
-        engine_inputs=inputs,
-        max_concurrent=orm.Int(concurrent),
-        reuse=orm.Bool(False),
-    )
-    while not node.is_terminated:
-        time.sleep(0.2)
-    wall, cpu = time.time() - start, daemon_cpu() - cpu_before
-    if not node.is_finished_ok or not node.outputs.labels.configurations.is_labelled.all():
-        sys.exit(f'labelling failed: {node.exit_message}')
-    files = []
-    for calculation in node.called_descendants:
-        if isinstance(calculation, orm.CalcJobNode):
-            files.append(calculation.base.repository.get_object_content('aiida.in'))
-    return wall, cpu, orm.QueryBuilder().append(orm.Node).count() - nodes_before, files
 
 
-def bare_run(files: list[str], concurrent: int, folder: Path) -> float:
-    """Return wall seconds of the same inputs through a shell loop."""
-    for number, content in enumerate(files):
-        directory = folder / f'{number:03d}'
-        (directory / 'out').mkdir(parents=True)
-        (directory / 'pseudo').mkdir()
-        shutil.copy(PSEUDOS / PSEUDO, directory / 'pseudo' / PSEUDO)
-        (directory / 'aiida.in').write_text(content)
-    command = f'ls -d */ | xargs -P {concurrent} -I@ sh -c "cd @ && pw.x -in aiida.in > aiida.out 2>&1"'
-    start = time.time()
-    subprocess.run(command, shell=True, check=True, cwd=folder)
-    wall = time.time() - start
-    done = sum('JOB DONE' in (folder / f'{number:03d}' / 'aiida.out').read_text() for number in range(len(files)))
+def bare_run(files: list[str], concurrent: int) -> float:
+    """Return the wall seconds of a shell loop over these inputs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, content in enumerate(files):
+            directory = folder / f'{number:03d}'
+            (directory / 'out').mkdir(parents=True)
+            (directory / 'pseudo').mkdir()
+            shutil.copy(PSEUDOS / 'Si.pz-vbc.UPF', directory / 'pseudo')
+            (directory / 'aiida.in').write_text(content)
+        command = f'ls -d */ | xargs -P {concurrent} -I@ sh -c "cd @ && pw.x -in aiida.in > aiida.out 2>&1"'
+        start = time.time()
+        subprocess.run(command, shell=True, check=True, cwd=folder)
+        wall = time.time() - start
+        done = sum('JOB DONE' in path.read_text() for path in folder.glob('*/aiida.out'))
     if done != len(files):
         sys.exit(f'the shell loop finished {done} of {len(files)} calculations')
     return wall
 
 
+def inputs_of(node: Any) -> list[str]:
+    """Return what pw.x was given."""
+    from aiida import orm
+
+    jobs = [process for process in node.called_descendants if isinstance(process, orm.CalcJobNode)]
+    return [job.base.repository.get_object_content('aiida.in') for job in jobs]
+
+
+def reference_loop() -> float:
+    """Return the CPU seconds of ten million additions: how fast a core is just now."""
+    start, total = time.process_time(), 0
+    for number in range(10**7):
+        total += number
+    return time.process_time() - start
+
+
+def measure_qe(arguments: argparse.Namespace) -> None:
+    """Pairs of plugin and shell loop, for each length of a label."""
+    from ase.build import bulk
+
+    silicon = bulk('Si', a=5.43, cubic=True)
+    first = label('quantumespresso', 'pw@localhost', qe_settings(16.0), rattled(silicon, 1, arguments.seed), 1)
+    at_16 = bare_run(inputs_of(first.node), 1)
+    cpu, nodes, ratio = [], [], 1.0
+    for target in arguments.seconds:
+        ecutwfc = round(max(12.0, 16.0 * (target / at_16) ** (2 / 3)), 1)  # plane waves go with the power of 3/2
+        ratios, lengths = [], []
+        for pair in range(arguments.pairs):
+            frames = rattled(silicon, arguments.labels, arguments.seed + pair)
+            run = label('quantumespresso', 'pw@localhost', qe_settings(ecutwfc), frames, arguments.concurrent)
+            bare = bare_run(inputs_of(run.node), arguments.concurrent)
+            lengths.append(bare / arguments.labels * arguments.concurrent)
+            ratios.append(run.wall / bare)
+            cpu.append(run.cpu / arguments.labels)
+            nodes.append(run.n_nodes / arguments.labels)
+            print(f'{target:.0f} s, pair {pair}: plugin {run.wall:.0f} s, shell loop {bare:.0f} s, {run.cpu:.0f} CPU s')
+        ratio = statistics.median(ratios)
+        length, spread = statistics.median(lengths), f'{min(ratios):.2f} to {max(ratios):.2f}'
+        print(f'labels of {length:.1f} s ({ecutwfc} Ry): ratios from {spread}')
+        print(f'RESULT wall_ratio_qe_{target:.0f}s {ratio:.2f} 1', flush=True)
+    print(f'CPU seconds per label from {min(cpu):.2f} to {max(cpu):.2f}')
+    print(f'RESULT wall_ratio_qe {ratio:.2f} 1')
+    print(f'RESULT cpu_seconds_per_label_qe {statistics.median(cpu):.2f} s')
+    print(f'RESULT nodes_per_label_qe {statistics.median(nodes):.1f} 1', flush=True)
+
+
+def measure_ase(arguments: argparse.Namespace) -> None:
+    """Copper with EMT: a chunk of frames per job."""
+    from ase.build import bulk
+
+    settings = {'parameters': {'calculator': 'emt'}, 'clean_workdir': True}
+    n_frames = 8 * arguments.labels
+    cpu = []
+    for pair in range(arguments.pairs):
+        frames = rattled(bulk('Cu', cubic=True), n_frames, arguments.seed + pair)
+        run = label('ase', 'python@localhost', settings, frames, arguments.concurrent)
+        cpu.append(run.cpu / n_frames)
+        print(f'{n_frames} labels with EMT: {run.wall:.0f} s, {run.cpu:.1f} CPU s of the daemon, {run.n_nodes} nodes')
+    print(f'RESULT cpu_seconds_per_label_ase {statistics.median(cpu):.3f} s', flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--labels', type=int, default=32)
+    parser.add_argument('--labels', type=int, default=16, help='per run')
     parser.add_argument('--concurrent', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=1, help='pairs of runs; ratios are medians over pairs')
-    parser.add_argument('--ecutwfc', type=float, default=16.0, help='Ry; a higher one makes each label longer')
+    parser.add_argument('--pairs', type=int, default=3, help='of plugin and shell loop; ratios are medians of them')
+    parser.add_argument('--seconds', type=float, nargs='+', default=[3.0, 10.0], help='length of a label')
     parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--quick', action='store_true', help='8 labels of 3 s, one pair')
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.labels, arguments.pairs, arguments.seconds = 8, 1, [3.0]
 
-    os.environ['OMP_NUM_THREADS'] = '1'
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ['AIIDA_PATH'] = folder
-        setup = ['aiida-mlipal', 'quickstart', '--example', f'{folder}/campaign.yaml']
-        subprocess.run(setup, check=True, stdout=subprocess.DEVNULL)
-        from aiida import load_profile
-        from aiida.engine.daemon.client import get_daemon_client
-
-        load_profile()
-        ratios, cpu_seconds, nodes, bare_seconds = [], [], [], []
-        try:
-            for run in range(arguments.repeats):
-                cells = frames(arguments.labels, arguments.seed + run)
-                wall, cpu, n_nodes, files = plugin_run(cells, arguments.concurrent, arguments.ecutwfc, run)
-                bare = bare_run(files, arguments.concurrent, Path(folder) / f'bare_{run}')
-                print(f'pair {run}: plugin {wall:.1f} s, shell loop {bare:.1f} s, daemon CPU {cpu:.1f} s', flush=True)
-                ratios.append(wall / bare)
-                cpu_seconds.append(cpu / arguments.labels)
-                nodes.append(n_nodes / arguments.labels)
-                bare_seconds.append(bare / arguments.labels * arguments.concurrent)
-        finally:
-            get_daemon_client().stop_daemon(wait=True)
-
-    print(f'machine: {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end')
-    print(f'seeds: {arguments.seed}..{arguments.seed + arguments.repeats - 1}; {arguments.labels} labels a run')
-    print(f'spread of the ratio over {len(ratios)} pairs: {min(ratios):.2f} to {max(ratios):.2f}')
-    print(f'RESULT seconds_per_pw_run {statistics.median(bare_seconds):.2f} s')
-    print(f'RESULT wall_ratio_qe {statistics.median(ratios):.2f} 1')
-    print(f'RESULT cpu_seconds_per_label_qe {statistics.median(cpu_seconds):.2f} s')
-    print(f'RESULT nodes_per_label_qe {statistics.median(nodes):.1f} 1')
+    loop = reference_loop()
+    with scratch_profile():
+        measure_qe(arguments)
+        measure_ase(arguments)
+    loop = statistics.mean([loop, reference_loop()])
+    print(f'{machine()}; ten million additions take {loop:.2f} CPU s')
+    print(f'seeds: {arguments.seed}..{arguments.seed + arguments.pairs - 1}; {arguments.labels} labels a run')
+    print(f'RESULT reference_loop {loop:.2f} s')
 
 
 if __name__ == '__main__':
+    os.environ['OMP_NUM_THREADS'] = '1'
     main()
