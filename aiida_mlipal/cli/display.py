@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ('bar', 'closing_table', 'duration', 'status_text', 'table')
 
 WIDTH = 28
+#: Reasons of rejected labels that are shown one by one.
+MAX_REASONS = 4
 
 
 def bar(done: int, total: int) -> str:
@@ -76,6 +79,7 @@ def status_text(status: CampaignStatus, training: Sequence[MemberProgress] = (),
     if status.stage_labels.total:
         now = status.stage_labels
         lines.append(f'           {bar(now.done + now.failed, now.total)} of this round')
+    lines += _label_lines(status)
     for member in training:
         progress = bar(member.epoch, member.max_epochs) if member.max_epochs else f'{member.epoch}'
         lines.append(f'{member.member}  {progress} epochs, force RMSE {milli(member.force_rmse)} meV/Å')
@@ -85,6 +89,27 @@ def status_text(status: CampaignStatus, training: Sequence[MemberProgress] = (),
     lines += [f'failed     {line}' for line in status.failures]
     lines += [f'WARNING    {problem}' for problem in problems]
     return '\n'.join(lines)
+
+
+def _label_lines(status: CampaignStatus) -> list[str]:
+    """Return why labels were rejected, how many needed more than one attempt, and what they cost."""
+    lines = []
+    for reason, count in status.rejections[:MAX_REASONS]:
+        lines.append(f'rejected   {count}: {shorten(reason, 100, placeholder=" ...")}')
+    left = status.rejections[MAX_REASONS:]
+    if left:
+        lines.append(f'           and {sum(count for _, count in left)} for {len(left)} other reasons')
+    again = [cost.n_attempts - 1 for cost in status.costs if cost.n_attempts > 1]
+    if again:
+        labels = 'label' if len(again) == 1 else 'labels'
+        lines.append(f'attempts   {sum(again)} beyond the first, at {len(again)} {labels}')
+    if status.costs:
+        total = sum(cost.core_s for cost in status.costs)
+        mean = total / len(status.costs)
+        line = f'cost       {duration(total)} of core time for {len(status.costs)} new labels, {duration(mean)} each'
+        left_over = status.stage_labels.running + status.stage_labels.waiting
+        lines.append(line + (f'; about {duration(mean * left_over)} to come in this round' if left_over else ''))
+    return lines
 
 
 def _error_lines(decision: dict[str, Any]) -> list[str]:

@@ -169,13 +169,23 @@ def _first_contacts(orphans: Collection[int]) -> tuple[dict[int, Link], dict[int
     return contacts, processes
 
 
+#: Registered, but AiiDA records the module in which the class is written, since the entry point names another.
+_BY_MODULE: Final = ('aiida_cp2k.workchains.base.Cp2kBaseWorkChain',)
+
+
 def _is_foreign(process: NodeInfo) -> bool:
     """Whether a process is a registered workflow of another plugin."""
+    if process.process_type in _BY_MODULE:
+        return True
     group, _, name = process.process_type.partition(':')
     return group == 'aiida.workflows' and not name.startswith('mlipal.')
 
 
 # -- cut input links -------------------------------------------------------------------------------------------------
+
+
+#: aiida-cp2k declares this namespace as required, and runs with nothing in it.
+_MAY_BE_EMPTY: Final = ('pseudos_upf',)
 
 
 def _missing_inputs(processes: Collection[int]) -> list[Gap]:
@@ -218,5 +228,5 @@ def _required_ports(ports: Iterable[tuple[str, Any]], prefix: str = '') -> Itera
                 yield label
         elif len(port):
             yield from _required_ports(port.items(), f'{label}__')
-        elif port.dynamic:
+        elif port.dynamic and name not in _MAY_BE_EMPTY:
             yield label

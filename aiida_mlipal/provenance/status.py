@@ -12,6 +12,7 @@ from aiida import orm
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.provenance.labels import LabelCost, group_reasons, label_costs, rejected_labels
 from aiida_mlipal.provenance.processes import Process, called_by, created_by
 
 __all__ = (
@@ -29,6 +30,7 @@ __all__ = (
 STAGES: Final = {
     'SeedsWorkChain': 'generating seeds',
     'LabelWorkChain': 'labelling',
+    'PrescreenWorkChain': 'prescreening',
     'TrainWorkChain': 'training',
     'ExploreWorkChain': 'exploring',
     'MaceEvaluateCalculation': 'evaluating',
@@ -78,6 +80,8 @@ class CampaignStatus:
     iteration: int  #: the current one, or the last; -1 before the first
     labels: LabelCounts
     stage_labels: LabelCounts  #: of the labelling that runs now
+    rejections: tuple[tuple[str, int], ...]  #: why labels failed and how many, the most frequent reason first
+    costs: tuple[LabelCost, ...]  #: of the labels computed so far
     paid_labels: int  #: labels that count against the budget
     budget: dict[str, Any]
     decisions: tuple[dict[str, Any], ...] = ()
@@ -125,6 +129,12 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
     labelling = [process for process in processes if process.name == 'LabelWorkChain']
     own_pks = {process.pk for process in own}
     counts = {process.pk: _label_counts(process, processes) for process in labelling}
+    costs = label_costs(processes)
+    reasons = [label.reason for label in rejected_labels(processes, costs)]
+    for process in labelling:
+        if process.is_active:
+            tasks = _latest_tasks(process, processes)
+            reasons += [task.exit_message or task.state for task in tasks if not (task.is_active or task.is_ok)]
     plans = sum(process.name == 'plan_iteration' and process.is_ok for process in own)
     running = (process for process in active if process.name in STAGES)
     state = node.process_state.value if node.process_state else 'created'
@@ -140,6 +150,8 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
         iteration=plans - 1,
         labels=sum((count for count, _ in counts.values()), LabelCounts()),
         stage_labels=sum((counts[p.pk][0] for p in labelling if p.is_active), LabelCounts()),
+        rejections=tuple(group_reasons(reasons)),
+        costs=tuple(costs.values()),
         paid_labels=sum(counts[process.pk][1] for process in labelling if process.pk in own_pks),
         budget=node.inputs.budget.get_dict() if 'budget' in node.inputs else {},
         decisions=tuple(decisions_of(processes)),
@@ -154,6 +166,13 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
     )
 
 
+def _latest_tasks(process: Process, processes: Sequence[Process]) -> list[Process]:
+    """Return the tasks of one LabelWorkChain; of several attempts at one the last."""
+    lanes = {item.pk for item in processes if item.caller == process.pk and item.name == 'LabelLaneWorkChain'}
+    tasks = [item for item in processes if item.caller in lanes]
+    return list({item.link.partition('_attempt_')[0]: item for item in tasks}.values())
+
+
 def _label_counts(process: Process, processes: Sequence[Process]) -> tuple[LabelCounts, int]:
     """Return the labels of one LabelWorkChain, and how many count against the budget (isolated atoms do not)."""
     node = orm.load_node(process.pk)
@@ -164,11 +183,9 @@ def _label_counts(process: Process, processes: Sequence[Process]) -> tuple[Label
         get = labels.base.attributes.get
         done, failed = get('n_labelled'), get('n_rejected')
         return LabelCounts(done=done, failed=failed, waiting=get('n_unlabelled') if process.is_active else 0), paid
-    lanes = {item.pk for item in processes if item.caller == process.pk and item.name == 'LabelLaneWorkChain'}
-    tasks = [item for item in processes if item.caller in lanes]
+    tasks = _latest_tasks(process, processes)
     # An engine that labels a whole chunk in one job shows nothing of the frames inside.
-    latest = {item.link.partition('_attempt_')[0]: item for item in tasks if item.link.startswith('frame_')}
-    frames = list(latest.values())  # of several attempts the last counts
+    frames = [task for task in tasks if task.link.startswith('frame_')]
     running = sum(item.is_active for item in frames)
     done = sum(item.is_ok for item in frames)
     failed = len(frames) - running - done
@@ -186,6 +203,7 @@ def read_training(pk: int) -> list[MemberProgress]:
 
     Empty while the job has not started, or if the computer cannot be reached.
     """
+    from aiida_mlipal.science.heads import MAIN_HEAD
     from aiida_mlipal.science.training_log import read_history
 
     node = orm.load_node(pk)
@@ -197,8 +215,8 @@ def read_training(pk: int) -> list[MemberProgress]:
     try:
         with node.get_transport() as transport:
             for path in sorted(transport.glob(str(PurePosixPath(folder) / 'member_*' / 'results' / '*_train.txt'))):
-                history = read_history(_read_lines(transport, path))
-                for columns in list(history.values())[:1]:
+                columns = read_history(_read_lines(transport, path)).get(MAIN_HEAD)
+                if columns is not None:
                     progress.append(
                         MemberProgress(
                             member=PurePosixPath(path).parts[-3],

@@ -10,6 +10,7 @@ from aiida import orm
 
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.selection import SelectionData
+from aiida_mlipal.provenance.labels import RejectedLabel, label_costs, rejected_labels
 from aiida_mlipal.provenance.processes import Process, called_by, created_by
 from aiida_mlipal.provenance.status import CampaignStatus, committees_of, read_status, training_sizes
 from aiida_mlipal.report.cost import StageCost, cost_per_stage
@@ -56,6 +57,7 @@ class Record:
     predictions: Predictions | None
     selections: list[SelectionRecord]
     costs: list[StageCost]
+    rejected: list[RejectedLabel]
     dataset: Configurations | None
     level_of_theory: dict[str, Any]
     software: dict[str, str]
@@ -85,6 +87,7 @@ def collect(node: orm.WorkChainNode) -> Record:
         predictions=_predictions(node, processes, dataset.configurations if dataset else None),
         selections=_selections(processes),
         costs=cost_per_stage(node.pk, processes),
+        rejected=rejected_labels(processes, label_costs(processes)),
         dataset=dataset.configurations if dataset else None,
         level_of_theory=(dataset.level_of_theory or {}) if dataset else {},
         software=_software(processes, model),

@@ -19,6 +19,7 @@ __all__ = ('StageCost', 'cost_per_stage')
 _STAGES: Final = {
     'SeedsWorkChain': 'seeds',
     'LabelWorkChain': 'labels',
+    'PrescreenWorkChain': 'prescreen',
     'TrainWorkChain': 'training',
     'ExploreWorkChain': 'exploration',
     'MaceEvaluateCalculation': 'evaluation',

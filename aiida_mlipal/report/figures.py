@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aiida_mlipal.provenance.labels import LabelCost
 from aiida_mlipal.report.collect import Predictions, SelectionRecord
 from aiida_mlipal.report.style import ACCENT, CLASS_COLOURS, INK, SECOND, STYLE, to_svg
+from aiida_mlipal.science.cost_model import CostModel, Size
 
 __all__ = (
     'class_bars',
     'descriptor_maps',
     'equation_of_state',
+    'label_costs',
     'learning_curve',
     'parity',
     'uncertainty',
@@ -249,4 +252,34 @@ def equation_of_state(entries: Sequence[Mapping[str, Any]]) -> Any:
             axis.plot(volumes, 1000 * (energies - fit['e0']), marker, color=colour, ms=4.5, label=label)
         axis.set(title=entry['formula'], xlabel='volume of the cell (Å³)', ylabel='energy from minimum (meV)')
         axis.legend(loc='upper center')
+    return figure
+
+
+@_styled
+def label_costs(costs: Sequence[LabelCost]) -> Any:
+    """Draw core seconds per label: against the size with the fitted model if sizes differ, else their distribution."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure, (axis,) = _axes(1, 4.6, 3.3)
+    rows = [(Size(cost.n_electrons, cost.n_kpoints or 1), cost.core_s) for cost in costs if cost.n_electrons]
+    rows = [(size, seconds) for size, seconds in rows if seconds > 0]  # what came from a cache cost nothing
+    if len({size for size, _ in rows}) < 2:
+        axis.hist([cost.core_s for cost in costs], bins='auto', color=ACCENT, alpha=0.8)
+        axis.set(xlabel='core time of a label (s)', ylabel='labels')
+        return figure
+    model = CostModel.fit(*zip(*rows, strict=True))
+    counts = sorted({size.n_kpoints for size, _ in rows})
+    for n_kpoints, colour in zip(counts, CLASS_COLOURS.values(), strict=False):
+        points = np.array([(size.n_electrons, seconds) for size, seconds in rows if size.n_kpoints == n_kpoints])
+        label = f'{n_kpoints:g} k-point{"" if n_kpoints == 1 else "s"}'
+        axis.scatter(*points.T, s=24, lw=0, alpha=0.6, color=colour, label=label)
+        line = np.geomspace(points[:, 0].min(), points[:, 0].max(), 50)
+        axis.plot(line, [model.predict(Size(electrons, n_kpoints)) for electrons in line], color=colour, lw=1)
+    axis.set(xscale='log', yscale='log', xlabel='electrons', ylabel='core time of a label (s)')
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter('{x:g}')
+        ticks.set_minor_formatter(NullFormatter())
+    exponents = f'electrons$^{{{model.electrons:.1f}}}$ k-points$^{{{model.kpoints:.1f}}}$'
+    axis.legend(loc='upper left', title=f'fit: {exponents}', title_fontsize=8.5)
     return figure

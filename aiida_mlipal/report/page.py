@@ -20,6 +20,7 @@ _MEANING = {
     'stream': 'random stream: labelled at random before any filter, never trained on',
     'candidate': 'worth a label, others were preferred',
     'accurate': 'the model is sure of it',
+    'agreed': 'a cheap level of theory agrees with the model',
     'duplicate': 'repeats another frame',
     'known': 'labelled before',
     'failed': 'too far from what the model knows',
@@ -56,7 +57,6 @@ def render(record: Record) -> str:
         outcomes=_OUTCOMES,
         selected=_selected(record),
         classes=[(name, colour, _MEANING[name]) for name, colour in CLASS_COLOURS.items()],
-        failed=_failed_labels(record),
         level_of_theory=_flat(record.level_of_theory),
         settings={name: _flat(values) for name, values in record.settings.items()},
         max_rows=_MAX_ROWS,
@@ -145,6 +145,8 @@ def _figures(record: Record) -> dict[str, str]:
     if selections:
         drawn['class_bars'] = figures.class_bars(selections)
         drawn['descriptor_maps'] = figures.descriptor_maps(selections[-6:])
+    if record.status.costs:
+        drawn['label_costs'] = figures.label_costs(record.status.costs)
     if any('teacher' in entry for entry in record.validation.get('eos', [])):
         drawn['equation_of_state'] = figures.equation_of_state(record.validation['eos'])
     return drawn
@@ -172,18 +174,3 @@ def _selected(record: Record) -> list[dict[str, Any]]:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _failed_labels(record: Record) -> list[dict[str, Any]]:
-    frames = record.dataset
-    if frames is None:
-        return []
-    return [
-        {
-            'frame_id': frames.frame_id[row],
-            'role': frames.role[row],
-            'origin': frames.trajectory[row] or frames.origin[row],
-            'reason': frames.reason[row],
-        }
-        for row in np.flatnonzero(frames.status == 'rejected')
-    ]

@@ -21,6 +21,7 @@ CLASS_COLOURS: Final = {
     'stream': '#7b61c9',
     'candidate': '#e0a526',
     'accurate': '#8ec3e6',
+    'agreed': '#56b4a9',
     'duplicate': '#b9b9b9',
     'known': '#8a8a8a',
     'failed': '#d55e00',

@@ -19,6 +19,9 @@ def test_finished() -> None:
     assert [decision['iteration'] for decision in status.decisions] == [0, 1]
     assert status.last['outcome'] == 'budget_iterations'
     assert status.failures == ()
+    assert status.rejections == (('PwCalculation exited with 410: the SCF cycle did not converge', 1),)
+    assert len(status.costs) == 36
+    assert sum(cost.n_attempts > 1 for cost in status.costs) == 1
 
 
 def test_running() -> None:
@@ -28,6 +31,9 @@ def test_running() -> None:
     assert status.iteration == 1
     assert status.stage_labels == LabelCounts(done=2, failed=1, running=1, waiting=2)
     assert status.paid_labels == 10 + 10 + 6
+    # The labelling under way counts with what its tasks say.
+    assert [count for _, count in status.rejections] == [1, 1]
+    assert 'PwBaseWorkChain failed' in dict(status.rejections)
 
 
 def test_training_sizes() -> None:

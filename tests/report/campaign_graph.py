@@ -60,6 +60,18 @@ def label(frames: Configurations, reject: int | None = None) -> Configurations:
     )
 
 
+def costs_of(frames: Configurations, reject: int | None) -> dict[str, Any]:
+    """Return what each label cost: growing with its electrons, and three attempts for the row ``reject``."""
+    electrons = [11.0 * count for count in frames.n_atoms.tolist()]
+    attempts = [3 if row == reject else 1 for row in range(len(frames))]
+    core_s = [n * 1e-4 * size**3 for n, size in zip(attempts, electrons, strict=True)]
+    return {
+        'frame_ids': frames.frame_id.tolist(), 'wall_s': [seconds / 2 for seconds in core_s], 'core_s': core_s,
+        'n_attempts': attempts, 'n_kpoints': [8] * len(frames),
+        'n_electrons': [None if row == reject else size for row, size in enumerate(electrons)],
+    }  # fmt: skip
+
+
 def evaluate(frames: Configurations, iteration: int) -> Evaluation:
     """Return what the committee of ``iteration`` says: EMT with an error that shrinks with the iterations."""
     labels = label(frames)
@@ -138,12 +150,20 @@ class Graph:
         """Add a finished LabelWorkChain with one job."""
         chain = self.process(orm.WorkChainNode, 'LabelWorkChain', {'configurations': frames}, caller=caller)
         lane = self.process(orm.WorkChainNode, 'LabelLaneWorkChain', {}, caller=chain)
-        labels = ConfigurationsData(label(frames.configurations, reject), level_of_theory=LEVEL)
+        chunk, labels = (
+            ConfigurationsData(label(frames.configurations, reject), level_of_theory=LEVEL) for _ in range(2)
+        )
         self.process(
             orm.CalcJobNode, 'AseLabelCalculation', {'configurations': frames},
-            {'labels': labels, 'results': orm.Dict({'wall_s': 12.5})}, caller=lane, link='chunk',
+            {'labels': chunk, 'results': orm.Dict({'wall_s': 12.5})}, caller=lane, link='chunk',
         )  # fmt: skip
-        self.outputs(chain, {'labels': labels})
+        self.process(
+            orm.CalcFunctionNode, 'assemble_labels', {'configurations': frames, 'chunk': chunk}, {'result': labels},
+            caller=chain,
+        )  # fmt: skip
+        costs = orm.Dict(costs_of(frames.configurations, reject))
+        self.process(orm.CalcFunctionNode, 'collect_costs', {'frames': frames}, {'result': costs}, caller=chain)
+        self.outputs(chain, {'labels': labels, 'costs__chunk_000': costs})
         return labels
 
     def training(self, caller: Any, dataset: ConfigurationsData, iteration: int) -> MlipModelData:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from aiida_mlipal.provenance.labels import LabelCost
 from aiida_mlipal.report import write_report
 from aiida_mlipal.report.collect import collect
+from aiida_mlipal.report.figures import label_costs
 from tests.report.campaign_graph import finished_campaign, running_campaign
 
 
@@ -40,10 +42,15 @@ def test_finished(tmp_path: Path) -> None:
     assert len(page.ids) == len(set(page.ids))
     sections = {'learning', 'decisions', 'errors', 'eos', 'selection', 'cost', 'labels', 'theory', 'software'}
     assert sections <= set(page.ids)
-    assert text.count('<svg') == 6
+    assert text.count('<svg') == 7
     for point in node.outputs.validation['learning_curve']:
         assert f'{1000 * point["force_rmse"]:.1f}' in text
-    assert 'the SCF cycle did not converge' in text
+    (row,) = re.findall(r'<tr>(?:(?!</tr>).)*?the SCF cycle did not converge.*?</tr>', text, flags=re.DOTALL)
+    assert [re.sub('<.*?>', '', cell) for cell in re.findall(r'<td.*?</td>', row)][1:] == [
+        'train', 'rattle', 'PwCalculation exited with 410: the SCF cycle did not converge', '3', '25.6 s',
+    ]  # fmt: skip
+    assert '1 rejected: PwCalculation exited with 410: the SCF cycle did not converge' in text
+    assert 'electrons' in text[text.index('id="labels"') :]
     assert '<td><code>emt</code></td>' in text
     assert 'mace-torch' in text
     assert node.uuid in text
@@ -70,6 +77,18 @@ def test_record_of_finished() -> None:
     assert costs['labels'].core_s == pytest.approx(2 * 3 * 12.5)
     assert costs['training'].job_s == pytest.approx(3 * 60)
     assert costs['validation'].n_jobs == 5
+
+
+def test_costs_of_labels_are_drawn_by_size_or_as_a_distribution() -> None:
+    def drawn(sizes: list[float | None]) -> str:
+        return label_costs(
+            [LabelCost(core_s=2.0 * (size or 1), n_attempts=1, n_electrons=size, n_kpoints=4) for size in sizes]
+        )
+
+    assert '4 k-points' in drawn([8.0, 8.0, 16.0, None])
+    for alike in ([8.0, 8.0], [None, None]):
+        assert 'core time of a label' in drawn(alike)
+        assert 'k-points' not in drawn(alike)
 
 
 def test_running(tmp_path: Path) -> None:
