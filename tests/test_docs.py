@@ -15,10 +15,13 @@ from tests.documented import ROOT, Block, Command, blocks, campaign_commands, co
 #: Parsed but not run by any test, and why.
 ONLY_PARSED = {
     'verdi computer setup': 'asks questions',
+    'aiida-mlipal import vasprun.xml': 'needs that file; tests/cli/test_import.py imports files',
     'verdi computer configure core.ssh cluster': 'needs a cluster',
     'verdi code create core.code.installed': 'needs that cluster',
     'verdi run examples/silicon.py': 'the integration tests launch the same builder',
     'verdi daemon start': 'the integration tests start the daemon through the API',
+    'verdi daemon restart': 'the tests of a killed daemon do',
+    'verdi config set daemon.worker_process_slots': 'changes the profile of the tests',
 }
 #: Words of the shell around our commands.
 SHELL = ('source', 'export', 'pip')
@@ -91,7 +94,9 @@ def test_integration_runs_the_campaign_commands():
 
 
 #: These need a profile, but nothing in it.
-COMMANDS_RUN_HERE = [c for c in commands() if re.match(r'verdi (data mlipal \w+ list|process list)', c.text)]
+COMMANDS_RUN_HERE = [
+    c for c in commands() if re.match(r'verdi (data mlipal \w+ list|process list)|aiida-mlipal harvest --since', c.text)
+]
 
 
 @pytest.mark.parametrize('command', COMMANDS_RUN_HERE, ids=_identify)

@@ -61,7 +61,8 @@ def _codes_of(path: Path, names: tuple[str, ...], family: str | None) -> tuple[t
         campaign = load_campaign(path)
     except ValueError as exception:
         raise click.ClickException(str(exception)) from exception
-    stages = (campaign.label.code, campaign.train.code, campaign.explore.code, campaign.evaluate.code)
+    cheap = campaign.prescreen.code if campaign.prescreen else None
+    stages = (campaign.label.code, cheap, campaign.train.code, campaign.explore.code, campaign.evaluate.code)
     return tuple(dict.fromkeys([*(name for name in stages if name), *names])), family or campaign.label.pseudo_family
 
 
@@ -92,10 +93,9 @@ def _check_code(name: str, family: str | None) -> Finding:
         code = find_code(name, 'mlipal.mace.train' if is_python else 'quantumespresso.pw')
     except ValueError as exception:
         return Finding(what=name, found='missing', mend=str(exception))
-    plugin = code.default_calc_job_plugin or ''
-    check: Callable[[AbstractCode, str | None], Finding] = (
-        _check_pw if plugin == 'quantumespresso.pw' else _check_python
-    )
+    checks: dict[str, Callable[[AbstractCode, str | None], Finding]]
+    checks = {'quantumespresso.pw': _check_pw, 'cp2k': _check_cp2k}
+    check = checks.get(code.default_calc_job_plugin or '', _check_python)
     try:
         return check(code, family)
     except Exception as exception:  # whatever a broken set-up raises is what the user came to see
@@ -183,6 +183,36 @@ def _check_pw(code: AbstractCode, family: str | None) -> Finding:
     results = node.outputs.output_parameters.get_dict()
     version = results.get('creator_version', '?')
     return Finding(what=code.full_label, found=f'pw.x {version}; energy of a test cell {results["energy"]:.6f} eV')
+
+
+def _check_cp2k(code: AbstractCode, _: str | None) -> Finding:
+    """Version and one energy from CP2K: a hydrogen molecule with xTB, which needs no basis set."""
+    import re
+
+    from aiida.common.exceptions import EntryPointError
+    from aiida.orm import Dict, StructureData
+    from aiida.plugins import CalculationFactory
+    from ase import Atoms
+
+    try:
+        calculation = CalculationFactory('cp2k')
+    except EntryPointError:
+        mend = "Install the plugin with `pip install 'aiida-mlipal[cp2k]'`, then `verdi daemon restart`."
+        return Finding(what=code.full_label, found='aiida-cp2k is missing', mend=mend)
+    atoms = Atoms('H2', positions=[[3.0, 3.0, 2.6], [3.0, 3.0, 3.4]], cell=[6.0, 6.0, 6.0], pbc=True)
+    dft = {'QS': {'METHOD': 'XTB', 'XTB': {'DO_EWALD': True}}, 'SCF': {'OT': {'PRECONDITIONER': 'FULL_SINGLE_INVERSE'}}}
+    parameters = {'GLOBAL': {'RUN_TYPE': 'ENERGY'}, 'FORCE_EVAL': {'METHOD': 'QUICKSTEP', 'DFT': dft}}
+    node = _run(calculation, code, structure=StructureData(ase=atoms), parameters=Dict(parameters))
+    if not node.is_finished_ok:
+        advice = (
+            f'Try `{code.filepath_executable}` by hand on {code.computer.label}; '
+            'as root a parallel CP2K needs `withmpi: false`.'
+        )
+        return _failure(node, code.full_label, advice)
+    version = re.search(r'CP2K version\s+(\S+)', node.outputs.retrieved.base.repository.get_object_content('aiida.out'))
+    energy = node.outputs.output_parameters['energy']
+    found = f'CP2K {version[1] if version else "?"}; energy of a test molecule {energy:.6f} hartree'
+    return Finding(what=code.full_label, found=found)
 
 
 def _any_family() -> str | None:

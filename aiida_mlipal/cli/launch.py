@@ -79,10 +79,13 @@ def _plan(campaign: Campaign, builder: ProcessBuilder) -> str:
 
     options = {'label': dict(builder.label.engine_inputs['options']), 'evaluate': builder.evaluate.metadata.options}
     codes = {'label': builder.label.engine_inputs['code'], 'evaluate': builder.evaluate.code}
+    if 'engine' in builder.prescreen:
+        codes['prescreen'] = builder.prescreen.engine_inputs['code']
+        options['prescreen'] = dict(builder.prescreen.engine_inputs['options'])
     for stage in ('train', 'explore'):
         codes[stage], options[stage] = builder[stage].mace.code, builder[stage].mace.metadata.options
     rows: list[list[object]] = [['stage', 'code', 'computer', 'scheduler', 'machines x ranks', 'queue', 'wall time']]
-    for stage in ('label', 'train', 'explore', 'evaluate'):
+    for stage in (name for name in ('label', 'train', 'explore', 'prescreen', 'evaluate') if name in codes):
         given, computer = options[stage], codes[stage].computer
         resources = given.get('resources', {})
         ranks = resources.get('num_mpiprocs_per_machine', resources.get('tot_num_mpiprocs', '?'))

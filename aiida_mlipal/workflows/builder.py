@@ -39,6 +39,7 @@ class CampaignBuilderMixin(ProtocolMixin):
         engine: str = 'quantumespresso',
         seed: int = 1,
         dataset: ConfigurationsData | None = None,
+        other_datasets: Mapping[str, ConfigurationsData] | None = None,
         overrides: Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> ProcessBuilder:
@@ -46,13 +47,16 @@ class CampaignBuilderMixin(ProtocolMixin):
 
         :param structures: one or more parent structures.
         :param codes: a code for each of `label`, `train`, `explore` and `evaluate`; the last two default to `train`.
+            A campaign on two levels of theory needs one for `prescreen`, too.
         :param protocol: fast, balanced or stringent.
         :param engine: name of the label engine.
         :param seed: every random choice of the campaign follows from it.
         :param dataset: labelled frames to start from.
+        :param other_datasets: labelled frames of other levels of theory, by the names of the heads that learn them.
         :param overrides: values over those of the protocol, by section: `seeds`, `label`, `training`, `exploration`,
             `selection`, `convergence`, `budget`, `validation`. `label` has `pseudo_family` for the engine
-            `quantumespresso`, and `parameters` as the engine takes them.
+            `quantumespresso`, and `parameters` as the engine takes them. `prescreen` names a cheap `engine` and a
+            `threshold`, and may hold what `label` holds; without it there is no prescreen.
         :param options: `metadata.options` of each stage's jobs.
         :raises ValueError: for anything that would fail later, with what to type instead.
         """
@@ -60,15 +64,18 @@ class CampaignBuilderMixin(ProtocolMixin):
         if not parents:
             raise ValueError('`structures` is empty: give at least one StructureData.')
         given = {key: dict(value) for key, value in (overrides or {}).items()}
-        own_parameters = given.get('label', {}).pop('parameters', {})
+        prescreen = given.pop('prescreen', None)
         unknown = sorted(set(given) - set(cls._load_protocol_file()['default_inputs']))
         if unknown:
-            valid = sorted(cls._load_protocol_file()['default_inputs'])
+            valid = sorted([*cls._load_protocol_file()['default_inputs'], 'prescreen'])
             raise ValueError(f'unknown overrides {unknown}; expected some of {valid}.')
         inputs = cls.get_protocol_inputs(protocol)
+        protocol_label = dict(inputs['label'])
+        inputs['label'] = _label_section(protocol_label, engine, given.pop('label', {}))
         for section, values in given.items():
             inputs[section] = recursive_merge(inputs[section], values)
-        loaded = _load_codes(codes, engine)
+        own_codes = {stage: code for stage, code in codes.items() if prescreen is None or stage != 'prescreen'}
+        loaded = _load_codes(own_codes, engine)
         stage_options = {stage: _options(loaded[stage], (options or {}).get(stage, {})) for stage in STAGES}
 
         builder: ProcessBuilder = cls.get_builder()
@@ -77,21 +84,22 @@ class CampaignBuilderMixin(ProtocolMixin):
             builder.dataset = dataset
         builder.seeds.structures = {f'structure_{index:03d}': parent for index, parent in enumerate(parents)}
         builder.seeds.settings = orm.Dict(inputs['seeds'])
-        label = inputs['label']
-        label['parameters'] = recursive_merge(label['parameters'].get(engine, {}), own_parameters)
-        builder.label = {
-            'engine': orm.Str(engine),
-            'engine_inputs': load_engine(engine).build(loaded['label'], parents, label, stage_options['label']),
-            'checks': orm.Dict(label['checks']),
-            'max_concurrent': orm.Int(label['max_concurrent']),
-            'max_attempts': orm.Int(label['max_attempts']),
-            'reuse': orm.Bool(label['reuse']),
-        }
+        label = {**inputs['label'], 'spin_polarised': bool(inputs['seeds'].get('initial_moments'))}
+        builder.label = _label_inputs(engine, loaded['label'], parents, label, stage_options['label'])
+        if prescreen is not None:
+            cheap, code, settings = _read_prescreen(prescreen, codes)
+            # Forces are all that is compared, so a calculator without a stress will do.
+            base = {**protocol_label, 'checks': {**protocol_label['checks'], 'require_stress': False}}
+            label = {**_label_section(base, cheap, prescreen), 'spin_polarised': label['spin_polarised']}
+            cheap_options = _options(code, (options or {}).get('prescreen', {}))
+            builder.prescreen = {**_label_inputs(cheap, code, parents, label, cheap_options), 'settings': settings}
         for section in ('training', 'exploration', 'selection', 'convergence', 'budget', 'validation'):
             builder[section] = orm.Dict(inputs[section])
         evaluation = orm.Dict(
             {key: value for key, value in inputs['exploration'].items() if key in ('device', 'threads')}
         )
+        if other_datasets:
+            builder.train.other_datasets = dict(other_datasets)
         builder.train.mace = {'code': loaded['train'], 'metadata': {'options': stage_options['train']}}
         builder.explore.mace = {'code': loaded['explore'], 'metadata': {'options': stage_options['explore']}}
         for stage in ('evaluate', 'properties'):
@@ -101,6 +109,50 @@ class CampaignBuilderMixin(ProtocolMixin):
                 'metadata': {'options': stage_options['evaluate']},
             }
         return builder
+
+
+def _label_section(section: Mapping[str, Any], engine: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``label`` section of a protocol for one engine, with what was given over it."""
+    section = recursive_merge(dict(section), section.get('engines', {}).get(engine, {}))
+    own = {key: value for key, value in given.items() if key != 'parameters'}
+    parameters = recursive_merge(section['parameters'].get(engine, {}), given.get('parameters', {}))
+    return {**recursive_merge(section, own), 'parameters': parameters}
+
+
+def _label_inputs(
+    engine: str,
+    code: orm.AbstractCode,
+    parents: Sequence[orm.StructureData],
+    section: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the inputs of a LabelWorkChain that the campaign passes on."""
+    return {
+        'engine': orm.Str(engine),
+        'engine_inputs': load_engine(engine).build(code, parents, section, options),
+        'checks': orm.Dict(section['checks']),
+        'max_concurrent': orm.Int(section['max_concurrent']),
+        'max_attempts': orm.Int(section['max_attempts']),
+        'reuse': orm.Bool(section['reuse']),
+    }
+
+
+def _read_prescreen(
+    given: dict[str, Any], codes: Mapping[str, orm.AbstractCode | str]
+) -> tuple[str, orm.AbstractCode, orm.Dict]:
+    """Take engine and threshold out of the prescreen's overrides; return the engine, its code and the settings."""
+    missing = [name for name in ('engine', 'threshold') if name not in given]
+    if missing or 'prescreen' not in codes:
+        what = [f'`{name}`' for name in missing] + ([] if 'prescreen' in codes else ["`codes['prescreen']`"])
+        raise ValueError(
+            f'the prescreen lacks {", ".join(what)}; give for example '
+            "{'engine': 'ase', 'threshold': 0.3, 'parameters': {'calculator': 'tblite'}} and the code of that engine."
+        )
+    engine, settings = given.pop('engine'), {'threshold': given.pop('threshold')}
+    checks.check_settings('prescreen', settings)
+    code = codes['prescreen']
+    loaded = checks.find_code(code, load_engine(engine).plugin) if isinstance(code, str) else code
+    return engine, loaded, orm.Dict(settings)
 
 
 def _load_codes(codes: Mapping[str, orm.AbstractCode | str], engine: str) -> dict[str, orm.AbstractCode]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from aiida_mlipal.science.settings import unknown_name
 
 from . import checks
-from .campaign_schema import Campaign, read_structure
+from .campaign_schema import Campaign, Label, read_structure
 
 if TYPE_CHECKING:
     from aiida.engine import ProcessBuilder
@@ -118,22 +118,25 @@ def _problem(error: dict[str, Any], lines: dict[Location, int]) -> tuple[int, st
 
 def _section_fields(location: Location) -> list[str]:
     """Return the valid keys of the section at ``location``."""
+    return list(_section(location).model_fields)
+
+
+def _section(location: Location) -> type[BaseModel]:
+    """Return the model of the section at ``location``."""
     model: type[BaseModel] = Campaign
     for part in location:
         annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
+        # A section that may be left out is a union with None.
+        (model,) = [kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)]
+    return model
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _description(location: Location) -> str:
-    model: type[BaseModel] = Campaign
-    for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        model = annotation
-    return str(model.model_fields[str(location[-1])].description)
+    return str(_section(location[:-1]).model_fields[str(location[-1])].description)
 
 
 def json_schema() -> dict[str, Any]:
@@ -162,6 +165,7 @@ def build(campaign: Campaign) -> ProcessBuilder:
     from aiida.plugins import WorkflowFactory
 
     from aiida_mlipal.data.configurations import ConfigurationsData
+    from aiida_mlipal.data.model import MlipModelData
 
     from .engines import load_engine
 
@@ -182,12 +186,24 @@ def build(campaign: Campaign) -> ProcessBuilder:
         'explore': (campaign.explore.code or train.code, 'mlipal.mace.explore'),
         'evaluate': (campaign.evaluate.code or train.code, 'mlipal.mace.evaluate'),
     }
+    labelling = {'label': label}
+    if campaign.prescreen is not None:
+        labelling['prescreen'] = campaign.prescreen
+        names['prescreen'] = (campaign.prescreen.code, load_engine(campaign.prescreen.engine).plugin)
+    overrides = _overrides(campaign)
     found = {wanted: attempt(checks.find_code, *wanted) for wanted in dict.fromkeys(names.values())}
     dataset = None
     if campaign.dataset is not None:
         dataset = attempt(checks.find_node, campaign.dataset, ConfigurationsData, '`dataset`')
-    if label.engine == 'quantumespresso':
-        attempt(checks.find_pseudo_family, label.pseudo_family, [node for node in structures if node is not None])
+    for section, entry in labelling.items():
+        if entry.engine == 'quantumespresso':
+            attempt(checks.find_pseudo_family, entry.pseudo_family, [node for node in structures if node is not None])
+        if entry.model is not None:
+            overrides[section]['model'] = attempt(checks.find_node, entry.model, MlipModelData, f'`{section}.model`')
+    others = {
+        name: attempt(checks.find_node, entry, ConfigurationsData, f'`train.other_datasets.{name}`')
+        for name, entry in train.other_datasets.items()
+    }
     if problems:
         raise ValueError('\n'.join(dict.fromkeys(problems)))
     builder: ProcessBuilder = WorkflowFactory('mlipal.active_learning').get_builder_from_protocol(
@@ -197,7 +213,8 @@ def build(campaign: Campaign) -> ProcessBuilder:
         engine=label.engine,
         seed=campaign.seed,
         dataset=dataset,
-        overrides=_overrides(campaign),
+        other_datasets=others,
+        overrides=overrides,
         options={stage: getattr(campaign, stage).options.as_metadata() for stage in names},
     )
     return builder
@@ -212,19 +229,24 @@ def _structure(entry: int | str) -> StructureData:
     return StructureData(ase=read_structure(Path(entry)))
 
 
-def _overrides(campaign: Campaign) -> dict[str, Any]:
-    """Return what the file says over the protocol, by the sections of the protocol."""
-    label = campaign.label.model_dump(
+def _label_overrides(section: Label) -> dict[str, Any]:
+    """Return what a labelling section says over the protocol, with the parameters as its engine takes them."""
+    label: dict[str, Any] = section.model_dump(
         exclude_none=True, exclude={'engine', 'code', 'options', 'calculator', 'parameters'}, exclude_unset=True
     )
-    label['parameters'] = campaign.label.parameters
-    if campaign.label.calculator is not None:
-        label['parameters'] = {'calculator': campaign.label.calculator, 'parameters': campaign.label.parameters}
+    label['parameters'] = section.parameters
+    if section.calculator is not None:
+        label['parameters'] = {'calculator': section.calculator, 'parameters': section.parameters}
+    return label
+
+
+def _overrides(campaign: Campaign) -> dict[str, Any]:
+    """Return what the file says over the protocol, by the sections of the protocol."""
     training = dict(campaign.train.settings)
     if campaign.train.n_members is not None:
         training['n_members'] = campaign.train.n_members
     overrides = {
-        'label': label,
+        'label': _label_overrides(campaign.label),
         'training': training,
         'exploration': campaign.explore.settings,
         'selection': campaign.selection,
@@ -232,9 +254,13 @@ def _overrides(campaign: Campaign) -> dict[str, Any]:
         'budget': campaign.budget,
         'validation': campaign.validation.model_dump(exclude_none=True),
     }
+    if campaign.prescreen is not None:
+        overrides['prescreen'] = {'engine': campaign.prescreen.engine, **_label_overrides(campaign.prescreen)}
     if campaign.seeds is not None:
         recipe = list(campaign.seeds)
         if not any(item['generator'] == 'isolated_atoms' for item in recipe):
             recipe.append({'generator': 'isolated_atoms'})  # training needs their energies
         overrides['seeds'] = {'recipe': recipe}
+    if campaign.initial_moments is not None:
+        overrides.setdefault('seeds', {})['initial_moments'] = campaign.initial_moments
     return overrides

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aiida_mlipal.calculations.mace_train import other_dataset_problems
+from aiida_mlipal.data.base import plain
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.label_checks import LabelChecks
 from aiida_mlipal.science.level_of_theory import difference
+from aiida_mlipal.science.seeds import set_initial_moments
+from aiida_mlipal.science.settings import from_dict
+from aiida_mlipal.science.training_settings import TrainingSettings
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
+from aiida_mlipal.workflows.engines.base import unfit_frames
 
-__all__ = ('validate_campaign',)
+__all__ = ('foreign_labels', 'validate_campaign')
 
 
 #: Port -> section of the campaign file.
@@ -47,35 +54,99 @@ def validate_campaign(inputs: Mapping[str, Any], _: Any) -> str | None:
             selection=values['selection'],
             convergence=values['convergence'],
         )
-    return ' '.join(problems + _unfit_structures(inputs) + _foreign_labels(inputs)) or None
+    if not problems:
+        problems += _unfit_heads(inputs, values['training'])
+    problems += _unfit_structures(inputs) + _unfit_prescreen(inputs) + foreign_labels(inputs)
+    return ' '.join(problems) or None
+
+
+def _unfit_prescreen(inputs: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the prescreen, if there is one."""
+    prescreen, label = inputs.get('prescreen', {}), inputs['label']
+    if 'engine' not in prescreen:
+        return []
+    try:
+        checks.check_settings('prescreen', prescreen['settings'].get_dict())
+        levels = [
+            load_engine(given['engine'].value).level_of_theory(given['engine_inputs']) for given in (label, prescreen)
+        ]
+    except (KeyError, ValueError) as exception:
+        return [f'`prescreen`: {exception}']
+    if not difference(*levels):
+        return [
+            '`prescreen` has the level of theory of `label`, so each candidate would be paid for: choose a cheaper '
+            'engine or parameters, or leave the prescreen out.'
+        ]
+    return []
 
 
 def _unfit_structures(inputs: Mapping[str, Any]) -> list[str]:
-    """Return why the label engine cannot take some of the structures."""
-    structures, label = inputs['seeds']['structures'], inputs['label']
-    frames = Configurations.from_atoms([structures[name].get_ase() for name in sorted(structures)])
+    """Return why a label engine cannot take some of the structures."""
+    structures = inputs['seeds']['structures']
+    atoms = [structures[name].get_ase() for name in sorted(structures)]
+    moments = inputs['seeds']['settings'].get_dict().get('initial_moments')
+    if moments:
+        try:
+            set_initial_moments(atoms, moments)
+        except ValueError as exception:
+            return [f'`seeds.settings`: {exception}']
+    frames = Configurations.from_atoms(atoms)
+    problems = []
+    for section in ('label', 'prescreen'):
+        given = inputs.get(section, {})
+        if 'engine' not in given:
+            continue
+        try:
+            limits = from_dict(LabelChecks, given['checks'].get_dict())
+            found = unfit_frames(load_engine(given['engine'].value), frames, given['engine_inputs'], limits)
+        except (KeyError, ValueError) as exception:
+            found = [str(exception)]
+        problems += [f'`structures` and `{section}`: {problem}' for problem in found]
+    return problems
+
+
+def _unfit_heads(inputs: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
+    """Return why the datasets of other levels of theory cannot have heads of their own."""
+    others, label = inputs.get('train', {}).get('other_datasets', {}), inputs['label']
+    if not others:
+        return []
     try:
-        problems = load_engine(label['engine'].value).check_frames(frames, label['engine_inputs'])
-    except (KeyError, ValueError) as exception:
-        return [f'`label`: {exception}']
-    return [f'`structures`: {problem}' for problem in problems]
+        ours = plain(load_engine(label['engine'].value).level_of_theory(label['engine_inputs']))
+    except (KeyError, ValueError):
+        return []  # said by the checks of the label engine
+    frames = [Configurations.from_atoms([node.get_ase()]) for node in inputs['seeds']['structures'].values()]
+    if 'dataset' in inputs:
+        frames.append(inputs['dataset'].configurations)
+    return other_dataset_problems(
+        others,
+        from_dict(TrainingSettings, {**training, 'seeds': (0,)}),
+        level=ours,
+        elements=Configurations.concatenate(frames).numbers,
+        mend='give it as the `dataset` of the campaign',
+    )
 
 
-def _foreign_labels(inputs: Mapping[str, Any]) -> list[str]:
-    """Return how the level of theory of the initial dataset differs from the one that new labels will have."""
+def foreign_labels(inputs: Mapping[str, Any]) -> list[str]:
+    """Return how the level of theory of the given dataset differs from the one that new labels will have."""
     if 'dataset' not in inputs:
         return []
     dataset, label = inputs['dataset'], inputs['label']
     if dataset.level_of_theory is None:
         return [f'`dataset`: node {dataset.pk} has no level of theory, so its labels cannot be mixed with new ones.']
     try:
-        ours = load_engine(label['engine'].value).level_of_theory(label['engine_inputs'])
+        ours = plain(load_engine(label['engine'].value).level_of_theory(label['engine_inputs']))
     except (KeyError, ValueError) as exception:
         return [f'`label`: {exception}']
     lines = difference(dataset.level_of_theory, ours)
     if not lines:
         return []
     return [
-        f'`dataset`: node {dataset.pk} has another level of theory than new labels would have: {"; ".join(lines)}. '
-        'Use the settings of the dataset, or label its frames anew.'
+        '\n'.join(
+            [
+                f'`dataset`: node {dataset.pk} has another level of theory than new labels would have:',
+                *(f'  {line}' for line in lines),
+                'Use the settings of the dataset, label its frames anew, or let a head of its own learn it '
+                '(`other_datasets` of the training).',
+            ]
+        )
     ]

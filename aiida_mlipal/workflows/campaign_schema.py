@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
+from aiida_mlipal.science.heads import check_head_names
 from aiida_mlipal.science.settings import unknown_name
 
 from . import checks
@@ -19,7 +20,17 @@ from . import checks
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ('Campaign', 'Evaluate', 'Explore', 'JobOptions', 'Label', 'Train', 'Validation', 'read_structure')
+__all__ = (
+    'Campaign',
+    'Evaluate',
+    'Explore',
+    'JobOptions',
+    'Label',
+    'Prescreen',
+    'Train',
+    'Validation',
+    'read_structure',
+)
 
 
 def _settings(section: str) -> AfterValidator:
@@ -43,6 +54,11 @@ def _engine(value: str) -> str:
 def _recipe(value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     if value is not None:
         checks.check_recipe(value)
+    return value
+
+
+def _head_names(value: dict[str, int | str]) -> dict[str, int | str]:
+    check_head_names(value)
     return value
 
 
@@ -108,6 +124,9 @@ class JobOptions(_Section):
         default=None, description="Further scheduler directives, for example '#SBATCH --gpus=1'."
     )
     environment_variables: dict[str, str] | None = Field(default=None, description='Environment variables of the job.')
+    additional_retrieve_list: list[str] | None = Field(
+        default=None, description='Further files of the work folder to keep in the repository, globs allowed.'
+    )
 
     def as_metadata(self) -> dict[str, Any]:
         """Return AiiDA's ``metadata.options``; modules become lines of ``prepend_text``."""
@@ -141,11 +160,26 @@ class Label(_Stage):
     kpoints_offset: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
         default=None, description='Offset of the k-point mesh in units of its spacing, three numbers (0 or 0.5).'
     )
-    calculator: str | None = Field(default=None, description='ASE calculator, for example emt or tblite (engine ase).')
+    hubbard: dict[str, Any] | None = Field(
+        default=None,
+        description='Hubbard U in eV for pw.x 7.1 and later, for example {projectors: ortho-atomic, U: {Fe-3d: 4.6}}; '
+        'earlier versions take lda_plus_u and hubbard_u in SYSTEM (engine quantumespresso).',
+    )
+    calculator: str | None = Field(
+        default=None, description='ASE calculator: emt, tblite, mace, or the dotted path of a class (engine ase).'
+    )
+    model: int | str | None = Field(
+        default=None, description='PK or UUID of the MlipModelData that the calculator mace uses (engine ase).'
+    )
+    data_dir: str | None = Field(
+        default=None,
+        description="Folder on this machine with CP2K's basis sets and potentials, by default $CP2K_DATA_DIR or "
+        '/usr/share/cp2k (engine cp2k).',
+    )
     parameters: dict[str, Any] = Field(
         default_factory=dict,
         description='Input of the program over that of the protocol: namelists, for example {SYSTEM: {ecutwfc: 30}} '
-        '(Ry), or keyword arguments of the ASE calculator.',
+        '(Ry), sections of CP2K, or keyword arguments of the ASE calculator.',
     )
     checks: Annotated[dict[str, Any], _settings('checks')] = Field(
         default_factory=dict,
@@ -153,6 +187,9 @@ class Label(_Stage):
     )
     max_concurrent: int | None = Field(default=None, gt=0, description='Labels that run at the same time.')
     max_attempts: int | None = Field(default=None, gt=0, description='Attempts at a label that fails.')
+    clean_workdir: bool | None = Field(
+        default=None, description='Remove the work folder of a label as soon as it is in the repository.'
+    )
     reuse: bool | None = Field(
         default=None,
         description='Take labels of the same frame and level of theory from earlier campaigns of this profile.',
@@ -162,11 +199,26 @@ class Label(_Stage):
     def _fits_the_engine(self) -> Self:
         if self.engine == 'ase' and self.calculator is None:
             raise ValueError('the engine `ase` needs a calculator; add for example `calculator: emt`.')
-        foreign = {'ase': ('pseudo_family', 'kpoints_distance', 'kpoints_offset'), 'quantumespresso': ('calculator',)}
+        foreign = {
+            'ase': ('pseudo_family', 'kpoints_distance', 'kpoints_offset', 'hubbard', 'data_dir'),
+            'cp2k': ('pseudo_family', 'kpoints_offset', 'hubbard', 'calculator', 'model'),
+            'quantumespresso': ('calculator', 'model', 'data_dir'),
+        }
         for name in foreign.get(self.engine, ()):
             if getattr(self, name) is not None:
                 raise ValueError(f'`{name}` means nothing to the engine `{self.engine}`; remove it.')
         return self
+
+
+class Prescreen(Label):
+    """A cheap level of theory that labels all candidates first."""
+
+    engine: Annotated[str, AfterValidator(_engine)] = Field(default='ase', description='The program that labels.')
+    threshold: float = Field(
+        gt=0,
+        description='Largest difference of the force on an atom, eV/Å, at which the cheap level and the model still '
+        'agree: such a candidate is not labelled.',
+    )
 
 
 class Train(_Stage):
@@ -175,6 +227,11 @@ class Train(_Stage):
     code: str = Field(description='A Python that has mace-torch, as label@computer.')
     n_members: int | None = Field(
         default=None, gt=0, description='Members of the committee, each from a seed of its own.'
+    )
+    other_datasets: Annotated[dict[str, int | str], AfterValidator(_head_names)] = Field(
+        default_factory=dict,
+        description='PKs or UUIDs of labelled ConfigurationsData of other levels of theory, each under the name of the '
+        'head that learns it.',
     )
     settings: Annotated[dict[str, Any], _settings('train')] = Field(
         default_factory=dict, description='Settings of MACE over those of the protocol.'
@@ -225,7 +282,15 @@ class Campaign(_Section):
         default=None,
         description='Generators of the first frames; each item: generator, n_frames (per structure), parameters.',
     )
+    initial_moments: dict[str, float] | list[list[float]] | None = Field(
+        default=None,
+        description='Initial magnetic moments in µB per atom, by element, for example {Fe: 2.2}, or for an '
+        'antiferromagnet one list per structure. The electrons are then spin-polarised.',
+    )
     label: Label = Field(description='Labelling.')
+    prescreen: Prescreen | None = Field(
+        default=None, description='Labelling of all candidates at a cheap level first; none by default.'
+    )
     train: Train = Field(description='Training.')
     explore: Explore = Field(default_factory=Explore, description='Exploration.')
     evaluate: Evaluate = Field(default_factory=Evaluate, description='Evaluation.')

@@ -37,10 +37,12 @@ _SETTINGS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     'convergence': ('convergence', 'ConvergenceSettings', {}),
     'budget': ('convergence', 'BudgetSettings', {}),
     'checks': ('label_checks', 'LabelChecks', {}),
+    'prescreen': ('prescreen', 'PrescreenSettings', {}),
 }
 #: What each code is for: the plugin to register it with, and what it is.
 _CODES: Final = {
     'quantumespresso.pw': ('/path/to/pw.x', 'pw.x of Quantum ESPRESSO'),
+    'cp2k': ('/path/to/cp2k.psmp', 'CP2K'),
     'mlipal.mace.train': ('/path/to/python', 'a Python that has mace-torch and torch-sim-atomistic'),
     'mlipal.ase.label': ('/path/to/python', 'a Python that has ase'),
 }

@@ -53,6 +53,14 @@ def _summary(item: Any) -> str:
     return paragraph.replace('``', '`').partition('. ')[0].removesuffix('.') + '.'
 
 
+def _section(annotation: Any) -> Any:
+    """Return the model of a section, which may be one that can be left out, or None for any other value."""
+    from pydantic import BaseModel
+
+    kinds = (annotation, *typing.get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
 def campaign_file() -> str:
     """Return one table for each section of the campaign file."""
     from pydantic import BaseModel
@@ -64,17 +72,18 @@ def campaign_file() -> str:
     while pending:
         name = pending.pop(0)
         for key, field in sections[name].model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found = _section(field.annotation)
+            if found is not None:
                 # Every stage has the same `options`: one table is enough.
                 section = 'options' if key == 'options' else f'{name}.{key}'.lstrip('.')
                 if section not in sections:
-                    sections[section] = field.annotation
+                    sections[section] = found
                     pending.append(section)
     parts = []
     for name, model in sorted(sections.items(), key=lambda item: item[0] == 'options'):
         rows = []
         for key, field in model.model_fields.items():
-            nested = field.annotation in sections.values()
+            nested = _section(field.annotation) is not None
             kind = 'section, see below' if nested else f'`{_type(field.annotation)}`'
             default = None if nested or field.is_required() else field.get_default(call_default_factory=True)
             default_text = (

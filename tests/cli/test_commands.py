@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_status_of_running() -> None:
     assert 'stage      labelling' in lines
     assert '3/6 of this round' in result.output
     assert '26/60 labels, 34 left' in result.output
+    assert 'rejected   1: PwBaseWorkChain failed' in lines
+    assert 'attempts   2 beyond the first, at 1 label' in lines
+    assert re.search(
+        r'cost       .* of core time for 21 new labels, 9 s each; about 27 s to come in this round', result.output
+    )
     assert 'WARNING    the daemon is not running: run `verdi daemon start`.' in lines
 
 

@@ -66,6 +66,7 @@ def test_good(write) -> None:
         ('n_frames: 6', 'n_frames: 0', r"line 4, `seeds`: `item 1: n_frames` must be an integer of at least 1, got 0"),
         ('\n  - {generator: rattle, n_frames: 6, stdev: 0.05}', ' []', r'zero seeds and no `dataset`'),
         ('batch_size: 3', 'batch_size: 7', r'`batch_size` of the training is 7, but the set has only 6 seeds'),
+        ('n_members: 4', 'other_datasets: {pt_head: 7}', r'`train.other_datasets.pt_head`: `pt_head` cannot'),
         ('n_members: 4', 'n_members: 0', r'line 10, `train.n_members`: input should be greater than 0, got 0'),
         ('n_members: 4', 'n_members: 1', r'only a committee is\s+uncertain: set `n_members`'),
         ('max_labels: 60', 'max_labels: -3', r'line 11, `budget.max_labels`: .*got -3'),
@@ -81,6 +82,37 @@ def test_good(write) -> None:
 def test_bad(write, old: str, new: str, message: str) -> None:
     with pytest.raises(CampaignFileError) as caught:
         load_campaign(write((old, new)))
+    assert len(caught.value.problems) == 1, caught.value
+    assert re.search(message, str(caught.value)), caught.value
+
+
+CHEAP = 'prescreen: {code: python@localhost, calculator: tblite, parameters: {method: GFN2-xTB}, threshold: 0.3}\n'
+
+
+def test_prescreen(write) -> None:
+    """It is a labelling section with a threshold, of the engine `ase` where nothing else is said; by default none."""
+    assert load_campaign(write()).prescreen is None
+    overrides = _overrides(load_campaign(write(('budget:', f'{CHEAP}budget:'))))
+    assert overrides['prescreen'] == {
+        'engine': 'ase',
+        'threshold': 0.3,
+        'parameters': {'calculator': 'tblite', 'parameters': {'method': 'GFN2-xTB'}},
+    }
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (', threshold: 0.3', '', r'line 11, `prescreen.threshold`: is missing: Largest difference of the force'),
+        ('threshold: 0.3', 'threshold: -1', r'line 11, `prescreen.threshold`: .*greater than 0, got -1'),
+        ('threshold: 0.3', 'treshold: 0.3, threshold: 1', r'`prescreen.treshold`: .* Did you mean `threshold`'),
+        ('calculator: tblite, ', '', r'`prescreen`: the engine `ase` needs a calculator'),
+        ('threshold: 0.3', 'threshold: 0.3, options: {queue: x}', r'unknown key `queue`. Did you mean `queue_name`'),
+    ],
+)
+def test_bad_prescreen(write, old: str, new: str, message: str) -> None:
+    with pytest.raises(CampaignFileError) as caught:
+        load_campaign(write(('budget:', f'{CHEAP.replace(old, new)}budget:')))
     assert len(caught.value.problems) == 1, caught.value
     assert re.search(message, str(caught.value)), caught.value
 
@@ -130,6 +162,21 @@ def test_build_reports_all_that_the_database_lacks(write, aiida_profile) -> None
     assert 'verdi code create core.code.installed --label px --computer nowhere' in message
     assert 'there is no pseudopotential family `no-such-family`' in message
     assert 'aiida-pseudo install' in message
+
+
+def test_other_datasets_reach_the_training(write, tmp_path, pseudo_family, pw_code, python_code) -> None:
+    from aiida.orm import Dict
+
+    from aiida_mlipal.data.configurations import ConfigurationsData
+    from aiida_mlipal.science.configurations import Configurations
+
+    node = ConfigurationsData(Configurations.from_atoms([bulk('Si')]), level_of_theory={'code': 'other'}).store()
+    extra = ('  options: {mod', '  parameters: {SYSTEM: {ecutwfc: 12}}\n  options: {mod')
+    builder = build(load_campaign(write(extra, ('n_members: 4', f'other_datasets: {{coarse: {node.pk}}}'))))
+    assert builder.train.other_datasets['coarse'].pk == node.pk
+    stray = Dict({}).store()
+    with pytest.raises(ValueError, match=r'`train\.other_datasets\.coarse`: node \d+ is a Dict'):
+        build(load_campaign(write(extra, ('n_members: 4', f'other_datasets: {{coarse: {stray.pk}}}'))))
 
 
 def test_family_lacks_an_element(pseudo_dir: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from aiida import orm
+from ase import Atoms
 from ase.build import bulk
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.active_learning import ActiveLearningWorkChain
 from aiida_mlipal.workflows.campaign_inputs import validate_campaign
+from aiida_mlipal.workflows.validate import ValidateWorkChain
 
 pytestmark = pytest.mark.codes
 
@@ -74,6 +79,52 @@ def test_bad_settings_are_named(build, sections, message):
     assert any(part in problem for part in message.split('|'))
 
 
+@pytest.fixture
+def build_two_levels(silicon, pw_code, python_code, pseudo_family):
+    """Return a function that builds a campaign with a prescreen by the engine `ase`."""
+
+    def factory(**prescreen):
+        return ActiveLearningWorkChain.get_builder_from_protocol(
+            silicon,
+            {'label': pw_code, 'train': python_code, 'prescreen': python_code},
+            protocol='fast',
+            overrides={
+                'label': {'pseudo_family': pseudo_family, 'parameters': {'SYSTEM': {'ecutwfc': 12.0}}},
+                'prescreen': {'engine': 'ase', **prescreen},
+            },
+        )
+
+    return factory
+
+
+def test_prescreen(build, build_two_levels):
+    """A valid one is accepted by the campaign, whose other inputs stay as they are."""
+    builder = build_two_levels(threshold=0.3, parameters={'calculator': 'tblite'}, max_concurrent=1)
+    assert _problem(builder) is None
+    assert ActiveLearningWorkChain.spec().inputs.validate(builder._inputs(prune=True)) is None
+    assert builder.prescreen.engine.value == 'ase'
+    assert builder.prescreen.settings.get_dict() == {'threshold': 0.3}
+    assert builder.prescreen.max_concurrent.value == 1
+    assert builder.prescreen.checks['require_stress'] is False
+    alone = build()
+    assert 'prescreen' not in alone._inputs(prune=True)
+    assert ActiveLearningWorkChain.spec().inputs.validate(alone._inputs(prune=True)) is None
+    assert builder.label.checks.get_dict() == alone.label.checks.get_dict()
+
+    twice = build_two_levels(threshold=0.3, parameters={'calculator': 'tblite'})
+    for name in ('engine', 'engine_inputs'):
+        twice.prescreen[name] = twice.label[name]
+    assert '`prescreen` has the level of theory of `label`' in _problem(twice)
+    with pytest.raises(ValueError, match=r"the prescreen lacks `threshold`; give for example .*'tblite'"):
+        build_two_levels(parameters={'calculator': 'tblite'})
+    with pytest.raises(ValueError, match='`threshold` must be a number greater than 0'):
+        build_two_levels(threshold=0, parameters={'calculator': 'tblite'})
+    with pytest.raises(ValueError, match=r"the prescreen lacks `codes\['prescreen'\]`"):
+        build(prescreen={'engine': 'ase', 'threshold': 1.0})
+    problem = _problem(build_two_levels(threshold=0.3, parameters={'calculator': 'emt'}))
+    assert '`prescreen`: the calculator `emt` knows no Si' in problem
+
+
 def test_a_dataset_of_another_level_of_theory_is_refused_with_the_difference(build, quick_pw_label):
     """The message shows line by line where the levels differ."""
     builder = build()
@@ -83,9 +134,57 @@ def test_a_dataset_of_another_level_of_theory_is_refused_with_the_difference(bui
     assert _problem(builder) is None
     theory['system']['ecutwfc'] = 40.0
     builder.dataset = ConfigurationsData(frames, level_of_theory=theory)
-    assert 'system.ecutwfc: 40' in _problem(builder)
+    assert '\n  system.ecutwfc: 40.0 -> 12.0\n' in _problem(builder)
     builder.dataset = ConfigurationsData(frames)
     assert 'has no level of theory' in _problem(builder)
+
+
+def test_other_levels_of_theory_are_for_heads_of_their_own(build):
+    """They reach the training of every iteration, and are refused where they belong elsewhere."""
+    builder = build()
+    theory = _theory(builder)
+
+    def other(level, symbol='Si'):
+        crystal = bulk('Si')
+        crystal.symbols[:] = symbol
+        frames = Configurations.concatenate(
+            [
+                Configurations.from_atoms([crystal, crystal * (2, 1, 1)], energy=[-1.0, -2.0], status='labelled'),
+                Configurations.from_atoms([Atoms(symbol)], energy=[0.0], status='labelled', role='isolated_atom'),
+            ]
+        )
+        builder.train.other_datasets = {'coarse': ConfigurationsData(frames, level_of_theory=level)}
+        return _problem(builder)
+
+    coarse = {**theory, 'system': {**theory['system'], 'ecutwfc': 8.0}}
+    assert other(coarse) is None
+    assert ActiveLearningWorkChain.spec().inputs.validate(builder._inputs(prune=True)) is None
+    assert '`other_datasets.coarse`' in other(theory)
+    assert 'give it as the `dataset` of the campaign' in other(theory)
+    assert 'holds Ge' in other(coarse, 'Ge')
+    assert 'has no level of theory' in other(None)
+
+
+def test_validation_is_on_one_level_of_theory(build):
+    """Neither a teacher nor a model of another level is held against a dataset."""
+    campaign = build()
+    theory = _theory(campaign)
+    dataset = ConfigurationsData(Configurations.from_atoms([bulk('Si')]), level_of_theory=theory)
+    inputs = {'dataset': dataset, 'label': campaign.label, 'models': {'a': _model(dataset.level_of_theory_hash)}}
+    assert ValidateWorkChain.spec().inputs.validator(inputs, None) is None
+    other = ConfigurationsData(Configurations.from_atoms([bulk('Si')]), level_of_theory={**theory, 'code': 'cp2k'})
+    assert 'code: cp2k -> ' in ValidateWorkChain.spec().inputs.validator({**inputs, 'dataset': other}, None)
+    inputs['models']['b'] = _model(other.level_of_theory_hash)
+    problem = ValidateWorkChain.spec().inputs.validator(inputs, None)
+    assert problem.startswith('`models.b`: node None learned the level of theory')
+
+
+def _model(level: str) -> MlipModelData:
+    metadata = {
+        'elements': ['Si'], 'r_max': 4.5, 'dtype': 'float32', 'seeds': [1], 'level_of_theory_hash': level,
+        'software': {}, 'errors': {}, 'settings_hash': '',
+    }  # fmt: skip
+    return MlipModelData([io.BytesIO(b'')], metadata=metadata)
 
 
 def _theory(builder) -> dict:
