@@ -89,8 +89,9 @@ def restart_daemon(client) -> None:
     """Start the daemon after a SIGKILL: the first start leaves the old tasks pending, a clean restart takes them up."""
     verdi = [client._verdi_bin, '-p', client.profile.name, 'daemon']
     subprocess.run([*verdi, 'start', '--timeout', '60'], check=True, timeout=120)
-    for _ in range(10):  # a daemon that has just started may not answer yet
+    for _ in range(10):  # a daemon that has just started may not answer yet, or stop only after it was given up
         time.sleep(3)
-        if subprocess.run([*verdi, 'restart'], check=False, timeout=120).returncode == 0:
+        command = ['restart'] if client.is_daemon_running else ['start', '--timeout', '60']
+        if subprocess.run([*verdi, *command], check=False, timeout=120).returncode == 0:
             return
     pytest.fail('the daemon could not be restarted')
