@@ -8,8 +8,7 @@ labels of about 3 s and once with labels of about 10 s. The plugin runs through 
 which is deleted afterwards. CPU seconds per label are those of daemon, broker and worker, without the codes. They
 depend on how fast a core is, so a loop of ten million additions is timed beside them.
 
-The engine `ase` labels copper with EMT, a chunk of frames in one job; `cp2k` runs where the code and aiida-cp2k are
-installed.
+The engine `ase` labels copper with EMT, a chunk of frames in one job.
 """
 
 from __future__ import annotations
