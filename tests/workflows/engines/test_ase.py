@@ -45,7 +45,8 @@ def test_labels_failures_and_costs(ase_label):
     hopeless = copper(2)
     hopeless.positions[1] = hopeless.positions[0]
     frames = Configurations.from_atoms([copper(1), hopeless, copper(3, repeat=(2, 2, 2))])
-    node = run_get_node(LabelWorkChain, configurations=ConfigurationsData(frames), **ase_label())[1]
+    inputs = {**ase_label(), 'reuse': orm.Bool(False)}  # another test may have labelled these
+    node = run_get_node(LabelWorkChain, configurations=ConfigurationsData(frames), **inputs)[1]
     assert node.is_finished_ok, node.exit_message
     labels = node.outputs.labels.configurations
     assert labels.status.tolist() == ['labelled', 'rejected', 'labelled']
