@@ -1,23 +1,25 @@
-"""What the Data nodes of this plugin share: a schema version, and numpy columns in the repository."""
+"""What the Data nodes of this plugin share: a schema version, and numpy columns in one file of the repository."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
-import numpy as np
 from aiida import orm
 from aiida.common.exceptions import ValidationError
 from aiida.orm.implementation.utils import clean_value
 from aiida.orm.pydantic import OrmMetadataField
 from numpy.typing import NDArray
 
+from aiida_mlipal.science.columns import column_names, pack, unpack
 from aiida_mlipal.science.plain import to_plain
 
 __all__ = ('SCHEMA_VERSION', 'ColumnsData', 'check_schema', 'plain')
 
 #: Version of the layout of all nodes of this plugin. When it grows, :func:`check_schema` is where old nodes are read.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+#: From this version on the columns are members of one file; before, each was a file of its own.
+_ONE_FILE_SINCE: Final = 3
 
 
 def check_schema(node: orm.Data) -> None:
@@ -47,10 +49,14 @@ def plain(value: Any) -> Any:
 
 
 class ColumnsData(orm.ArrayData):
-    """Base of the nodes that hold one science object in columns, one ``.npy`` file per column.
+    """Base of the nodes that hold one science object in columns, all in one uncompressed ``.npz`` file.
 
     Equal content gives equal bytes, and so an equal hash, whatever the memory layout of the arrays it came from.
+    AiiDA's own layout, one file per array, costs several queries per file: for nodes of few frames nearly all the time.
     """
+
+    #: Name of the file in the repository.
+    FILE: Final = 'columns.npz'
 
     #: Names of all columns that a node of this class must have.
     COLUMNS: ClassVar[tuple[str, ...]] = ()
@@ -66,13 +72,10 @@ class ColumnsData(orm.ArrayData):
         self._content: Any = None
 
     def _set_columns(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Write all columns, in C order and with one bit pattern for NaN (it has many, and they hash differently)."""
-        self.base.attributes.set('schema_version', SCHEMA_VERSION)
-        for name, column in columns.items():
-            array = np.array(column, order='C')
-            if array.dtype.kind == 'f':
-                array[np.isnan(array)] = np.nan
-            self.set_array(name, array)
+        """Write all columns (canonical ones: see :func:`aiida_mlipal.science.columns.canonical`)."""
+        shapes = {f'{self.array_prefix}{name}': list(column.shape) for name, column in columns.items()}
+        self.base.attributes.set_many({'schema_version': SCHEMA_VERSION, **shapes})
+        self.base.repository.put_object_from_bytes(pack(columns), self.FILE)
 
     def _get_columns(self) -> dict[str, Any]:
         """Read all columns.
@@ -80,10 +83,36 @@ class ColumnsData(orm.ArrayData):
         :raises ValueError: if a newer version of the plugin wrote this node.
         """
         check_schema(self)
+        if self._is_one_file:
+            return unpack(self._content_of_file())
         stored = set(self.get_arraynames())  # a node of an earlier version lacks the columns that came later
         columns = {name: self.get_array(name) for name in self.COLUMNS if name in stored}
         self.clear_internal_cache()  # the science object is what is cached, not its arrays a second time
         return columns
+
+    @property
+    def _is_one_file(self) -> bool:
+        version: int = self.base.attributes.get('schema_version')
+        return version >= _ONE_FILE_SINCE
+
+    def _content_of_file(self) -> bytes:
+        content: bytes = self.base.repository.get_object_content(self.FILE, mode='rb')
+        return content
+
+    def get_array(self, name: str | None = None) -> NDArray[Any]:
+        """Return one column; the others are not unpacked.
+
+        :raises KeyError: if there is no column ``name``.
+        """
+        if name is None or not self._is_one_file:
+            column: NDArray[Any] = super().get_array(name)
+            return column
+        (column,) = unpack(self._content_of_file(), [name]).values()
+        return column
+
+    def _arraynames_from_files(self) -> list[str]:
+        """Return the names of the columns in the file; AiiDA compares them with the attributes."""
+        return column_names(self._content_of_file()) if self._is_one_file else super()._arraynames_from_files()
 
     def _expect(self, conditions: Iterable[tuple[bool, str]]) -> None:
         """Raise the message of the first condition that does not hold.
@@ -96,11 +125,11 @@ class ColumnsData(orm.ArrayData):
 
     def _validate(self) -> bool:
         """Check the schema version and that the columns are the declared ones. Called by ``store``."""
-        super()._validate()
         try:
             check_schema(self)
         except ValueError as exception:
             raise ValidationError(str(exception)) from exception
+        super()._validate()
         found, expected = set(self.get_arraynames()), set(self.COLUMNS)
         self._expect(
             [

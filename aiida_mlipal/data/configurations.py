@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Final
 
 from aiida.orm.pydantic import OrmMetadataField
@@ -26,7 +25,7 @@ class ConfigurationsData(ColumnsData):
     :param level_of_theory: what the labels were computed with, ``None`` for frames without labels.
     """
 
-    COLUMNS = tuple(field.name for field in fields(Configurations))
+    COLUMNS = tuple(Configurations.schema())
 
     class AttributesModel(ColumnsData.AttributesModel):
         """Queryable attributes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from aiida.orm.pydantic import OrmMetadataField
@@ -20,7 +19,7 @@ class EvaluationData(ColumnsData):
     :param model_sha256: digest of the model they come from (:attr:`MlipModelData.digest`).
     """
 
-    COLUMNS = tuple(field.name for field in fields(Evaluation))
+    COLUMNS = tuple(Evaluation.schema())
 
     class AttributesModel(ColumnsData.AttributesModel):
         """Queryable attributes."""
@@ -37,10 +36,6 @@ class EvaluationData(ColumnsData):
         super().__init__(**kwargs)
         if not isinstance(evaluation, Evaluation):
             raise TypeError(f'expected an Evaluation, got {type(evaluation).__name__}.')
-        for name in ('member_energy', 'descriptors'):
-            shape = getattr(evaluation, name).shape
-            if len(shape) != 2:
-                raise ValueError(f'`{name}` of the evaluation must have two dimensions, got shape {shape}.')
         self._set_columns(evaluation.columns())
         self.base.attributes.set_many(
             {
@@ -59,7 +54,7 @@ class EvaluationData(ColumnsData):
         :raises ValueError: if a newer version of the plugin wrote this node.
         """
         if self._content is None or not self.is_stored:
-            self._content = Evaluation(**self._get_columns())
+            self._content = Evaluation.from_columns(self._get_columns())
         content: Evaluation = self._content
         return content
 

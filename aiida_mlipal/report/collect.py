@@ -161,9 +161,7 @@ def _rows(evaluations: list[Evaluation], frame_ids: list[str]) -> Evaluation:
         parts.append(evaluation.take(evaluation.index_of(found)))
         order += found
         left = {frame: None for frame in left if frame not in here}
-    merged = Evaluation(
-        **{name: np.concatenate([part.columns()[name] for part in parts]) for name in parts[0].columns()}
-    )
+    merged = Evaluation.concatenate(parts)
     return merged.take(merged.index_of(frame_ids))
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aiida_mlipal.science.columns import canonical
+
 __all__ = ('CLASSES', 'Decision')
 
 #: In the order in which they are tried; every row of a pool gets exactly one.
@@ -55,11 +57,9 @@ class Decision:
     def __post_init__(self) -> None:
         n_rows = len(self.frame_id)
         for name, dtype in _DTYPES.items():
-            values = getattr(self, name)
-            array = np.array([str(value) for value in values] if dtype == 'str' else values, dtype=dtype)
+            array = canonical(getattr(self, name), dtype)
             if array.shape != (n_rows,):
                 raise ValueError(f'`{name}` must have shape {(n_rows,)}, got {array.shape}.')
-            array.setflags(write=False)
             object.__setattr__(self, name, array)
         unknown = sorted(set(self.klass.tolist()) - set(CLASSES))
         if unknown:

@@ -137,11 +137,49 @@ def test_validation(configurations, key, value, message):
 
 
 def test_missing_and_unknown_columns_are_refused(configurations):
+    columns = configurations.columns()
     node = ConfigurationsData(configurations)
-    node.delete_array('energy')
-    node.set_array('enrgy', np.zeros(3))
+    for name in columns:
+        node.base.attributes.delete(f'array|{name}')
+    node.base.repository.delete_object(node.FILE)
+    node._set_columns({'enrgy': columns.pop('energy'), **columns})
     with pytest.raises(ValidationError, match=r"\['energy'\] are missing"):
         node.store()
+
+
+def test_arrays_beside_the_columns_are_refused(configurations):
+    node = ConfigurationsData(configurations)
+    node.set_array('enrgy', np.zeros(3))
+    with pytest.raises(ValidationError, match='Mismatch of files and properties'):
+        node.store()
+
+
+def test_columns_are_read_without_this_package(configurations):
+    """The content is one file that numpy alone reads; a single column can be had as from any array node of AiiDA."""
+    node = orm.load_node(ConfigurationsData(configurations).store().pk)
+    assert node.base.repository.list_object_names() == ['columns.npz']
+    with node.base.repository.open('columns.npz', 'rb') as handle, np.load(handle, allow_pickle=False) as archive:
+        assert archive.files == list(configurations.columns())
+        assert archive['positions'].tobytes() == configurations.positions.tobytes()
+    assert node.get_array('forces').tobytes() == configurations.forces.tobytes()
+    assert node.get_shape('forces') == configurations.forces.shape
+    with pytest.raises(KeyError, match='enrgy'):
+        node.get_array('enrgy')
+
+
+def test_a_node_with_one_file_per_column_is_still_read(configurations):
+    """Schema version 2, which also lacked columns that came later."""
+    columns = configurations.columns()
+    del columns['initial_moments']
+    node = ConfigurationsData(configurations)
+    for name in configurations.columns():
+        node.base.attributes.delete(f'array|{name}')
+    node.base.repository.delete_object(node.FILE)
+    node.base.attributes.set('schema_version', 2)
+    for name, column in columns.items():
+        node.set_array(name, np.array(column))
+    assert node.configurations == configurations
+    assert node.get_array('energy').tobytes() == configurations.energy.tobytes()
 
 
 def test_plain_frames_are_refused(configurations):

@@ -65,5 +65,5 @@ def test_validation(evaluation, key, value, message):
 
 def test_flat_member_energies_are_refused(evaluation):
     columns = evaluation.columns() | {'member_energy': evaluation.energy}
-    with pytest.raises(ValueError, match='two dimensions'):
-        EvaluationData(Evaluation(**columns), 'abc')
+    with pytest.raises(ValueError, match=r'`member_energy` must have shape \(3, any\), got \(3,\)'):
+        Evaluation(**columns)

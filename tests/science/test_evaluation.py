@@ -43,5 +43,5 @@ def test_bad_shapes():
     columns = evaluation().columns()
     with pytest.raises(ValueError, match=r'`forces` must have shape \(6, 3\)'):
         Evaluation(**{**columns, 'forces': np.zeros((5, 3))})
-    with pytest.raises(ValueError, match='`energy` must have 3 rows, got 2'):
+    with pytest.raises(ValueError, match=r'`energy` must have shape \(3,\), got \(2,\)'):
         Evaluation(**{**columns, 'energy': np.zeros(2)})
