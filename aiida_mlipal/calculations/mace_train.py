@@ -17,7 +17,7 @@ from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_data import DATASET, OTHER, head_data, other_head
 from aiida_mlipal.science.training_settings import TrainingSettings
 
-__all__ = ('MERGE', 'MaceTrainCalculation', 'other_dataset_problems')
+__all__ = ('MERGE', 'MaceTrainCalculation', 'other_dataset_problems', 'unfit_training')
 
 MERGE: Final = 'join both sets with `merge_datasets`'
 
@@ -54,6 +54,28 @@ def other_dataset_problems(
     return problems
 
 
+def unfit_training(
+    dataset: ConfigurationsData, others: Mapping[str, ConfigurationsData], settings: Mapping[str, Any]
+) -> str | None:
+    """Return why ``settings`` cannot train on these datasets, ``None`` if they can.
+
+    :param others: datasets of other levels of theory, by the names of their heads.
+    """
+    try:
+        options = from_dict(TrainingSettings, settings)
+        main = dataset.configurations
+        head_data(main, {}, options)
+        problems = other_dataset_problems(
+            others, options, level=dataset.level_of_theory, elements=main.numbers, mend=MERGE
+        )
+        if problems:
+            return ' '.join(problems)
+        head_data(main, {name: node.configurations for name, node in others.items()}, options)
+    except (TypeError, ValueError) as exception:
+        return str(exception)
+    return None
+
+
 class MaceTrainCalculation(RunnerCalculation):
     """Train one MACE model per seed on the labelled frames with role ``train``.
 
@@ -68,7 +90,7 @@ class MaceTrainCalculation(RunnerCalculation):
     _SETTINGS = TrainingSettings
     _RETRIEVE = (('member_*/train.log', '.', 2), ('member_*/results/*_train.txt', '.', 3))
     _RETRIEVE_TEMPORARY = ('member_*.model',)
-    CACHE_VERSION = 1
+    CACHE_VERSION = 2
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
@@ -82,7 +104,6 @@ class MaceTrainCalculation(RunnerCalculation):
             required=False,
             help='Labelled frames of other levels of theory, by the names of the heads that learn them.',
         )
-        spec.inputs.validator = cls._validate_inputs
         spec.output_namespace(
             'models', valid_type=MlipModelData, dynamic=True, help='One model per member: member_00, member_01, ...'
         )
@@ -108,25 +129,26 @@ class MaceTrainCalculation(RunnerCalculation):
             invalidates_cache=True,
         )
 
-    @staticmethod
-    def _validate_inputs(inputs: Any, _: Any) -> str | None:
+    @classmethod
+    def unused_gpus(cls, gpus: int, settings: dict[str, Any]) -> str | None:
+        """Return why so many GPUs would stay idle: each member is trained on one."""
+        options = from_dict(TrainingSettings, settings)
+        busy = min(len(options.seeds), options.max_parallel)
+        if options.device == 'cuda' and 1 < gpus <= busy:
+            return None
+        if options.device == 'cuda' and gpus > busy:
+            return (
+                f'`gpus` is {gpus}, but {busy} of the {len(options.seeds)} members are trained at the same time, each '
+                f'on one GPU: set `gpus: {busy}`, or raise `max_parallel` or the number of members.'
+            )
+        return super().unused_gpus(gpus, settings)
+
+    @classmethod
+    def _validate_inputs(cls, inputs: Any) -> str | None:
         """Refuse data that cannot be trained with before anything is submitted."""
         if 'settings' not in inputs or 'dataset' not in inputs:
             return None  # reported by the ports themselves
-        try:
-            settings = from_dict(TrainingSettings, inputs['settings'].get_dict())
-            dataset, others = inputs['dataset'], inputs.get('other_datasets', {})
-            main = dataset.configurations
-            head_data(main, {}, settings)
-            problems = other_dataset_problems(
-                others, settings, level=dataset.level_of_theory, elements=main.numbers, mend=MERGE
-            )
-            if problems:
-                return ' '.join(problems)
-            head_data(main, {name: node.configurations for name, node in others.items()}, settings)
-        except (TypeError, ValueError) as exception:
-            return str(exception)
-        return None
+        return unfit_training(inputs['dataset'], inputs.get('other_datasets', {}), inputs['settings'].get_dict())
 
     def write_inputs(self, folder: Path) -> None:
         """Write the labelled frames, one file per level of theory."""

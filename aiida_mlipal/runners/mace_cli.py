@@ -1,4 +1,5 @@
-"""The one module that knows MACE's command line and training loop (0.3.14 to 0.3.x).
+"""The one module that knows MACE's command line and training loop (0.3.14 to 0.3.x); names of options are those of
+:mod:`aiida_mlipal.science.mace_options`.
 
 Faults of MACE that are handled here: an incomplete last batch is dropped and a batch larger than the set crashes, so
 it is clamped; a validation loss that is not a number is taken for the best one and training goes on, so
@@ -7,21 +8,37 @@ it is clamped; a validation loss that is not a number is taken for the best one 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from aiida_mlipal.runners.main import SettingsRefused
 from aiida_mlipal.science.heads import MAIN_HEAD
+from aiida_mlipal.science.mace_options import OPTION_OF, SETTING_OF, STAGE_TWO_OPTION_OF, canonical
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ('HeadFiles', 'TrainingStopped', 'arguments', 'best_checkpoint', 'errors', 'inspect_model', 'run')
+__all__ = (
+    'HeadFiles',
+    'TrainingStopped',
+    'arguments',
+    'best_checkpoint',
+    'check',
+    'errors',
+    'inspect_model',
+    'model_file',
+    'raw_arguments',
+    'run',
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +73,6 @@ def arguments(
     :param heads: by name, the main head last: MACE judges by the last one which epoch is the best.
     :param restart_epoch: the epoch of the checkpoint to load; nothing is trained then, MACE only writes the model.
     """
-    epochs = settings.max_num_epochs if restart_epoch is None else restart_epoch
     options: dict[str, Any] = {
         'name': name,
         'seed': seed,
@@ -64,37 +80,112 @@ def arguments(
         'energy_key': 'REF_energy',
         'forces_key': 'REF_forces',
         'stress_key': 'REF_stress',
-        'model': settings.model,
-        'r_max': settings.r_max,
-        'num_channels': settings.num_channels,
-        'max_L': settings.max_L,
-        'max_ell': settings.max_ell,
-        'num_interactions': settings.num_interactions,
-        'correlation': settings.correlation,
-        'loss': settings.loss,
-        'energy_weight': settings.energy_weight,
-        'forces_weight': settings.forces_weight,
-        'stress_weight': settings.stress_weight,
-        'max_num_epochs': epochs,
+        **{option: getattr(settings, setting) for setting, option in OPTION_OF.items()},
+        'radial_MLP': list(settings.radial_MLP),
         # Not above the smallest head's either: MACE also walks through each head's frames alone.
         'batch_size': min(settings.batch_size, *(head.n_train for head in heads.values())),
-        'valid_batch_size': settings.batch_size,
-        'lr': settings.lr,
-        'scheduler': 'ReduceLROnPlateau',
-        'lr_factor': settings.lr_factor,
-        'scheduler_patience': settings.scheduler_patience,
-        'ema_decay': settings.ema_decay,
-        'device': settings.device,
-        'default_dtype': settings.dtype,
+        'valid_batch_size': settings.valid_batch_size or settings.batch_size,
         'eval_interval': 1,
         'error_table': 'PerAtomRMSE',
         'plot': False,
         'launcher': 'none',
     }
+    flags = ['save_cpu']
+    if settings.ema_decay:
+        options['ema_decay'] = settings.ema_decay
+        flags.append('ema')
+    if settings.pair_repulsion:
+        flags.append('pair_repulsion')
+    start = settings.stage_two_start
+    if restart_epoch is not None:
+        flags.append('restart_latest')
+        options['max_num_epochs'] = restart_epoch
+        if start is not None:
+            # MACE looks for the second stage only if it begins before the end. Nothing is trained any more, so it may
+            # begin one epoch earlier than it did.
+            start = min(start, restart_epoch - 1) if restart_epoch >= start else None
+    if start is not None:
+        options['start_stage_two'] = start
+        options |= {option: getattr(settings, setting) for setting, option in STAGE_TWO_OPTION_OF.items()}
     if len(heads) > 1:  # what a head does not say, MACE takes from the options above
         options['heads'] = {name: {} if name == MAIN_HEAD else head.options() for name, head in heads.items()}
-    flags = ['ema', 'save_cpu'] + ([] if restart_epoch is None else ['restart_latest'])
     return [f'--{key}={value}' for key, value in options.items()] + [f'--{flag}' for flag in flags]
+
+
+def raw_arguments(options: Mapping[str, Any]) -> list[str]:
+    """Return the command line of raw options, after a look at those that the installed MACE has.
+
+    Those that follow from settings have been refused when the settings were read.
+
+    :raises SettingsRefused: for an unknown option, with the nearest one, and for a flag with a value.
+    """
+    actions = {
+        text.removeprefix('--'): action
+        for action in _parser()._actions  # argparse has no public way to list them
+        for text in action.option_strings
+        if text.startswith('--')
+    }
+    line, problems = [], []
+    for name, value in options.items():
+        if name not in actions:
+            problems.append(f'MACE {_version()} of this computer has no option `{name}`.{_nearest(name, actions)}')
+        elif actions[name].nargs != 0:
+            line.append(f'--{name}={value}')
+        elif value is True:
+            line.append(f'--{name}')
+        else:
+            problems.append(f'`{name}` is a flag of MACE and only takes true, got {value!r}; leave it out otherwise.')
+    if problems:
+        raise SettingsRefused(f'`mace_options`: {" ".join(problems)}')
+    return line
+
+
+def _nearest(name: str, options: Iterable[str]) -> str:
+    """Return what an unknown option was probably meant to be."""
+    found = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if not found:
+        return ' See `mace_run_train --help`.'
+    setting = SETTING_OF.get(canonical(found[0]))
+    return f' Did you mean `{found[0]}`?' if setting is None else f' Did you mean the setting `{setting}`?'
+
+
+def check(settings: TrainingSettings, heads: Mapping[str, HeadFiles]) -> None:
+    """Hold all options of a training against the installed MACE, before anything is trained.
+
+    :raises SettingsRefused: if it does not take them.
+    """
+    line = arguments(settings, name='member_00', seed=settings.seeds[0], heads=heads)
+    _parse([*line, *raw_arguments(settings.mace_options)])
+
+
+def _parse(command_line: Sequence[str]) -> Namespace:
+    """Return what MACE makes of a command line.
+
+    :raises SettingsRefused: with the words of its parser, which otherwise would end the process.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise SettingsRefused(
+            f'MACE {_version()} of this computer does not take the settings: {message}. Mend them, or install a '
+            "version that does: `pip install 'mace-torch>=0.3.14,<0.4'`."
+        )
+
+    parser = _parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(list(command_line))
+
+
+def _parser() -> ArgumentParser:
+    """Return MACE's own parser of its command line."""
+    from mace.tools import build_default_arg_parser
+
+    parser: ArgumentParser = build_default_arg_parser()
+    return parser
+
+
+def _version() -> str:
+    """Return the version of the installed MACE."""
+    return version('mace-torch')
 
 
 def run(command_line: Sequence[str], stop: Callable[[], bool]) -> None:
@@ -122,17 +213,26 @@ def run(command_line: Sequence[str], stop: Callable[[], bool]) -> None:
     tools.MetricsLogger = _Watch
     # Besides the model MACE compiles a TorchScript copy, for seconds per member; nobody reads it here.
     run_train.jit = SimpleNamespace(compile=no_torchscript)
-    run_train.run(tools.build_default_arg_parser().parse_args(list(command_line)))
+    run_train.run(_parse(command_line))
 
 
 def best_checkpoint(folder: Path) -> int | None:
-    """Return the epoch of the newest checkpoint (MACE writes one when the validation loss has improved)."""
+    """Return the epoch of the newest checkpoint (MACE writes one when the validation loss has improved).
+
+    In a second stage losses begin anew, so its best epoch comes after all of the first.
+    """
     epochs = [
         int(match[1])
         for path in (folder / 'checkpoints').glob('*.pt')
-        if (match := re.search(r'_epoch-(\d+)\.pt$', path.name))
+        if (match := re.search(r'_epoch-(\d+)(?:_swa)?\.pt$', path.name))
     ]
     return max(epochs, default=None)
+
+
+def model_file(folder: Path, name: str) -> Path:
+    """Return the model that a training in ``folder`` has ended with: that of the second stage, if there was one."""
+    second = folder / f'{name}_stagetwo.model'
+    return second if second.exists() else folder / f'{name}.model'
 
 
 def inspect_model(path: Path) -> dict[str, Any]:
@@ -169,7 +269,8 @@ def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings, head
         )
         for atoms in frames
     ]
-    loader = tools.torch_geometric.dataloader.DataLoader(dataset, batch_size=settings.batch_size, shuffle=False)
+    batch_size = settings.valid_batch_size or settings.batch_size
+    loader = tools.torch_geometric.dataloader.DataLoader(dataset, batch_size=batch_size, shuffle=False)
     squares: dict[str, list[Any]] = {'energy_rmse_per_atom': [], 'force_rmse': [], 'stress_rmse': []}
     for batch in loader:
         batch = batch.to(settings.device)

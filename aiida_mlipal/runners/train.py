@@ -64,13 +64,13 @@ class _Member:
         os.dup2(log, 1)
         os.dup2(log, 2)
         torch.set_num_threads(settings.threads)
-        model = self.folder / f'{self.name}.model'
         outcome: dict[str, Any]
         try:
             epoch = mace_cli.best_checkpoint(self.folder) if self.finalise else None
             line = mace_cli.arguments(settings, name=self.name, seed=self.seed, heads=heads, restart_epoch=epoch)
-            mace_cli.run(line, stop=self.stop_requested)
-            shutil.copyfile(model, self.root / model.name)
+            mace_cli.run([*line, *mace_cli.raw_arguments(settings.mace_options)], stop=self.stop_requested)
+            model = mace_cli.model_file(self.folder, self.name)
+            shutil.copyfile(model, self.root / f'{self.name}.model')
             errors = {
                 name: {
                     'train': mace_cli.errors(model, read(head.train_file, ':'), settings, name),
@@ -164,12 +164,14 @@ def _write(name: str, data: HeadData, folder: Path) -> mace_cli.HeadFiles:
 def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train one member per seed. A member that fails is listed with its reason; the others are not affected.
 
-    :raises ValueError: for settings or data that cannot be trained with.
+    :raises ValueError: for settings or data that cannot be trained with; :class:`SettingsRefused` for options that the
+        MACE of this computer does not take.
     """
     options = from_dict(TrainingSettings, settings)
     others = {path.stem.removeprefix(OTHER): Configurations.load(path) for path in folder.glob(f'{OTHER}*.npz')}
     data = head_data(Configurations.load(folder / DATASET), others, options)
     files = {name: _write(name, item, folder) for name, item in data.items()}
+    mace_cli.check(options, files)
     members = [_Member(index, seed, folder) for index, seed in enumerate(options.seeds)]
     main = data.pop(MAIN_HEAD)
     outcome = {

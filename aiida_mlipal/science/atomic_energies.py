@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from ase.data import chemical_symbols
 
 from aiida_mlipal.science.configurations import Configurations
 
-__all__ = ('from_isolated_atoms', 'least_squares')
+__all__ = ('from_isolated_atoms', 'from_mapping', 'least_squares')
 
 
 def from_isolated_atoms(configurations: Configurations) -> dict[int, float]:
@@ -19,14 +21,36 @@ def from_isolated_atoms(configurations: Configurations) -> dict[int, float]:
     energies: dict[int, float] = {}
     for number, energy in zip(atoms.numbers.tolist(), atoms.energy.tolist(), strict=True):
         energies[number] = min(energy, energies.get(number, np.inf))
-    needed = np.unique(configurations.take(configurations.has_role('train')).numbers).tolist()
+    needed = _elements(configurations)
     missing = [chemical_symbols[number] for number in needed if number not in energies]
     if missing:
         raise ValueError(
             f'no labelled isolated atom for {missing}: label frames with role `isolated_atom` (the generator '
-            "`isolated_atoms` makes them), or set `e0s: least_squares` in the training's settings."
+            "`isolated_atoms` makes them), or in the training's settings give energies, "
+            f'`e0s: {{{missing[0]}: ENERGY}}`, or set `e0s: least_squares`.'
         )
     return {number: energies[number] for number in needed}
+
+
+def from_mapping(configurations: Configurations, energies: Mapping[str, float]) -> dict[int, float]:
+    """Return those of ``energies`` (eV, by chemical symbol) that the training frames need, by atomic number.
+
+    :raises ValueError: if one is missing.
+    """
+    needed = _elements(configurations)
+    missing = [chemical_symbols[number] for number in needed if chemical_symbols[number] not in energies]
+    if missing:
+        raise ValueError(
+            f'`e0s` has no energy for {missing}, which the training frames hold: add `{missing[0]}: ENERGY` (eV), or '
+            'take those frames out.'
+        )
+    return {number: float(energies[chemical_symbols[number]]) for number in needed}
+
+
+def _elements(configurations: Configurations) -> list[int]:
+    """Return the atomic numbers in the frames with role ``train``."""
+    numbers: list[int] = np.unique(configurations.take(configurations.has_role('train')).numbers).tolist()
+    return numbers
 
 
 def least_squares(configurations: Configurations) -> dict[int, float]:

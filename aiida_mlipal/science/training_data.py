@@ -9,9 +9,10 @@ from typing import Final
 import numpy as np
 from ase.data import chemical_symbols
 
-from aiida_mlipal.science.atomic_energies import from_isolated_atoms, least_squares
+from aiida_mlipal.science.atomic_energies import from_isolated_atoms, from_mapping, least_squares
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.heads import MAIN_HEAD, check_head_names
+from aiida_mlipal.science.training_checks import check_frames
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 __all__ = ('DATASET', 'OTHER', 'STOP', 'HeadData', 'head_data', 'other_head', 'reference_energies', 'split')
@@ -31,14 +32,17 @@ def split(configurations: Configurations, settings: TrainingSettings) -> tuple[C
 
     The draw depends on the identities of the frames and on ``split_seed``, not on their order.
 
-    :raises ValueError: if there are fewer than two such frames.
+    :raises ValueError: if there are fewer than two such frames, or one cannot be trained on, see
+        :func:`~aiida_mlipal.science.training_checks.check_frames`.
     """
     frames = configurations.take(configurations.has_role('train') & configurations.is_labelled)
     if len(frames) < 2:
         raise ValueError(
             f'a training needs at least 2 labelled frames with role `train` (one of them validates), got {len(frames)} '
-            f'among {len(configurations)} frames.'
+            f'among {len(configurations)} frames: label more; rejected frames and those of the random stream (roles '
+            '`calibration` and `test`) do not count.'
         )
+    check_frames(frames, r_max=settings.r_max)
     order = np.argsort(frames.frame_id)[np.random.default_rng(settings.split_seed).permutation(len(frames))]
     n_valid = min(max(_MIN_VALID, round(settings.valid_fraction * len(frames))), len(frames) // 2)
     return frames.take(np.sort(order[n_valid:])), frames.take(np.sort(order[:n_valid]))
@@ -104,6 +108,8 @@ def reference_energies(configurations: Configurations, settings: TrainingSetting
 
     :raises ValueError: if it does not give one for each element of the training frames.
     """
+    if not isinstance(settings.e0s, str):
+        return from_mapping(configurations, settings.e0s)
     if settings.e0s == 'least_squares':
         return least_squares(configurations)
     return from_isolated_atoms(configurations)

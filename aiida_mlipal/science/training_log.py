@@ -42,9 +42,14 @@ def read_history(lines: Iterable[str]) -> dict[str, dict[str, list[float]]]:
     return history
 
 
-def epochs_without_improvement(columns: dict[str, list[float]]) -> int:
-    """Return how many epochs ago the lowest validation loss of one head was reached (0 for an empty history)."""
-    losses = [loss if math.isfinite(loss) else math.inf for loss in columns['loss']]
-    if not losses:
-        return 0
-    return int(columns['epoch'][-1] - columns['epoch'][losses.index(min(losses))])
+def epochs_without_improvement(columns: dict[str, list[float]], first: int = 0) -> int:
+    """Return how many epochs ago the lowest validation loss of one head was reached, 0 if there is none yet.
+
+    :param first: epochs before this one do not count: their loss had other weights.
+    """
+    losses = {
+        int(epoch): loss if math.isfinite(loss) else math.inf
+        for epoch, loss in zip(columns['epoch'], columns['loss'], strict=True)
+        if epoch >= first
+    }
+    return max(losses) - min(losses, key=losses.__getitem__) if losses else 0

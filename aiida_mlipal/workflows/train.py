@@ -9,37 +9,29 @@ from aiida.engine import ToContext, WorkChain, append_, while_
 from aiida.plugins import CalculationFactory
 
 from aiida_mlipal.calculations.functions.committee import assemble_committee, settings_of_failed_members
-from aiida_mlipal.calculations.mace_train import MERGE, other_dataset_problems
+from aiida_mlipal.calculations.mace_train import unfit_training
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
-from aiida_mlipal.science.settings import from_dict
-from aiida_mlipal.science.training_settings import TrainingSettings
 from aiida_mlipal.workflows.outputs import output_namespace
+from aiida_mlipal.workflows.train_builder import TrainBuilderMixin
 
 __all__ = ('TrainWorkChain',)
 
 MaceTrainCalculation = CalculationFactory('mlipal.mace.train')
 
 MAX_ATTEMPTS = 2
+#: A second attempt would fail as the first did: a package is missing on the compute node, or it refuses the settings.
+_HOPELESS = ('ERROR_MISSING_PACKAGE', 'ERROR_SETTINGS_REFUSED')
 
 
 def _validate(inputs: Any, _: Any) -> str | None:
-    """Refuse datasets that do not go together before anything is submitted."""
-    others = inputs.get('other_datasets', {})
-    if not others or 'dataset' not in inputs or 'settings' not in inputs:
-        return None  # a campaign fills them in, and checks what it knows of them itself
-    dataset = inputs['dataset']
-    try:
-        settings = from_dict(TrainingSettings, inputs['settings'].get_dict())
-    except ValueError as exception:
-        return str(exception)
-    problems = other_dataset_problems(
-        others, settings, level=dataset.level_of_theory, elements=dataset.configurations.numbers, mend=MERGE
-    )
-    return ' '.join(problems) or None
+    """Refuse what cannot be trained on before anything is submitted."""
+    if 'dataset' not in inputs or 'settings' not in inputs:
+        return None  # a campaign fills them in, and looks at them then
+    return unfit_training(inputs['dataset'], inputs.get('other_datasets', {}), inputs['settings'].get_dict())
 
 
-class TrainWorkChain(WorkChain):
+class TrainWorkChain(TrainBuilderMixin, WorkChain):
     """A committee of models on one dataset, from different recorded seeds.
 
     Labels of other levels of theory are learned by heads of their own; everything downstream asks the main head.
@@ -94,6 +86,10 @@ class TrainWorkChain(WorkChain):
         inputs.update(dataset=self.inputs.dataset, settings=self.ctx.settings)
         if 'other_datasets' in self.inputs:
             inputs['other_datasets'] = dict(self.inputs.other_datasets)
+        gpus = inputs['metadata'].get('options', {}).get('gpus')
+        if gpus is not None:  # members that failed may be fewer than the GPUs of all
+            options = {**inputs['metadata']['options'], 'gpus': min(gpus, len(self.ctx.settings['seeds']))}
+            inputs['metadata'] = {**inputs['metadata'], 'options': options}
         return ToContext(jobs=append_(self.submit(MaceTrainCalculation, **inputs)))
 
     def inspect(self) -> None:
@@ -105,7 +101,8 @@ class TrainWorkChain(WorkChain):
                 self.out(f'{label}.{attempt}', job.outputs[label])
         for label, member in output_namespace(job, 'models').items():
             self.ctx.members[f'{attempt}_{label}'] = member
-        self.ctx.done = job.is_finished_ok
+        hopeless = [MaceTrainCalculation.exit_codes[label].status for label in _HOPELESS]
+        self.ctx.done = job.is_finished_ok or job.exit_status in hopeless
         if not job.is_finished_ok:
             self.report(f'{job.process_label}<{job.pk}> failed: {job.exit_message}')
             if 'results' in job.outputs and len(self.ctx.members):

@@ -9,7 +9,7 @@ from aiida_mlipal.science.training_settings import TrainingSettings
 
 def _frames(n, role='train', status='labelled'):
     frames = [Atoms('Cu', positions=[[0.1 * i, 0.0, 1.0 if role == 'train' else 0.0]]) for i in range(n)]
-    return Configurations.from_atoms(frames, energy=np.full(n, -1.0), role=role, status=status)
+    return Configurations.from_atoms(frames, energy=np.full(n, -1.0), forces=np.zeros((n, 3)), role=role, status=status)
 
 
 def test_only_labelled_training_frames():
@@ -47,8 +47,27 @@ def test_one_frame_is_not_enough():
 def test_reference_energies_follow_the_setting():
     frames = _frames(3)
     assert reference_energies(frames, TrainingSettings(seeds=(0,), e0s='least_squares')) == pytest.approx({29: -1.0})
-    with pytest.raises(ValueError, match='no labelled isolated atom'):
+    given = TrainingSettings(seeds=(0,), e0s={'Cu': -0.5, 'Ag': -0.7})
+    assert reference_energies(frames, given) == {29: -0.5}
+
+
+def test_an_element_without_an_energy():
+    frames = _frames(3)
+    with pytest.raises(ValueError, match=r"no labelled isolated atom for \['Cu'\].*`e0s: \{Cu: ENERGY\}`"):
         reference_energies(frames, TrainingSettings(seeds=(0,)))
+    with pytest.raises(ValueError, match=r"`e0s` has no energy for \['Cu'\].*add `Cu: ENERGY`"):
+        reference_energies(frames, TrainingSettings(seeds=(0,), e0s={'Ag': -0.7}))
+
+
+def test_frames_without_forces_are_not_trained_on():
+    frames = _frames(6)
+    forces = frames.forces.copy()
+    forces[[2, 4], 1] = np.nan
+    frames = frames.with_columns(forces=forces)
+    with pytest.raises(
+        ValueError, match=rf'2 of 6 frames \({frames.frame_id[2]} first\) have no forces.*label them anew'
+    ):
+        split(frames, TrainingSettings(seeds=(0,)))
 
 
 SETTINGS = TrainingSettings(seeds=(0,))

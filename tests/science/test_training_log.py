@@ -37,5 +37,7 @@ def test_epochs_are_sorted_by_number():
 def test_epochs_without_improvement():
     columns = read_history([_record(*pair) for pair in enumerate([3.0, 1.0, 2.0, math.nan, 1.0])])['Default']
     assert epochs_without_improvement(columns) == 3
+    assert epochs_without_improvement(columns, first=2) == 0
+    assert epochs_without_improvement(columns, first=5) == 0
     assert epochs_without_improvement(read_history([_record(0, 1.0)])['Default']) == 0
     assert read_history([]) == {}

@@ -1,0 +1,185 @@
+"""What the plugin adds to the wall time of a training, against a bare ``mace_run_train`` in the same run.
+
+    python benchmarks/training_overhead.py            # half an hour on two cores
+    python benchmarks/training_overhead.py --quick    # few epochs, one pair
+
+Copper (cells of 32 rattled atoms, labelled with EMT). Plugin and bare run train the same frames with the same options
+and seed on one core, once for one epoch and once for many; which of the two goes first alternates. The wall time of the
+plugin, from the submission to the stored model, is then
+
+    ratio x wall time of the bare run + constant
+
+with the ratio from the difference between many epochs and one, and the constant from the runs of one epoch: the daemon,
+the upload, the errors of the model on all frames, the nodes. The weights of both are compared, too: they are equal.
+
+On a machine that others use, wall times say little. The program of the job is therefore run alone as well, and its CPU
+seconds are held against those of the bare run in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _scratch_profile import machine, rattled, scratch_profile, wait
+
+
+def dataset(n_frames: int, seed: int) -> Any:
+    """Return labelled copper cells and an isolated atom."""
+    from ase import Atoms
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+
+    from aiida_mlipal.science.configurations import Configurations
+
+    frames = rattled(bulk('Cu', cubic=True) * (2, 2, 2), n_frames, seed)
+    frames.append(Atoms('Cu', cell=[12.0, 12.2, 12.4], pbc=True))
+    for atoms in frames:
+        atoms.calc = EMT()
+        atoms.get_forces()
+        atoms.get_stress()
+    roles = ['train'] * n_frames + ['isolated_atom']
+    return Configurations.from_atoms(frames, labels=True, role=roles)
+
+
+def plugin_run(frames: Any, settings: dict[str, Any]) -> tuple[float, Any]:
+    """Return the wall seconds of a job through the daemon, and its node."""
+    from aiida import orm
+    from aiida.engine import submit
+    from aiida.plugins import CalculationFactory
+
+    from aiida_mlipal.data.configurations import ConfigurationsData
+
+    builder = CalculationFactory('mlipal.mace.train').get_builder()
+    builder.code = orm.load_code('python@localhost')
+    builder.dataset = ConfigurationsData(frames, level_of_theory={'code': 'ase', 'calculator': 'emt'})
+    builder.settings = orm.Dict(settings)
+    builder.metadata.options = {'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1}, 'withmpi': False}
+    start = time.time()
+    node = submit(builder)
+    wait(node)
+    wall = time.time() - start
+    if not node.is_finished_ok:
+        sys.exit(f'training failed: {node.exit_message}')
+    return wall, node
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, float]:
+    """Return wall and CPU seconds of a program."""
+    start = time.time()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f'{" ".join(command[:2])} failed in {folder}')
+    return time.time() - start, usage.ru_utime + usage.ru_stime
+
+
+def job_alone(frames: Any, settings: dict[str, Any], folder: Path) -> float:
+    """Return the CPU seconds of the job's program, without AiiDA around it."""
+    from aiida_mlipal.calculations.bundle import build
+
+    frames.save(folder / 'dataset.npz')
+    (folder / 'settings.json').write_text(json.dumps(settings), encoding='utf-8')
+    (folder / 'runner.zip').write_bytes(build('train'))
+    return timed([sys.executable, 'runner.zip'], folder)[1]
+
+
+def bare_run(frames: Any, settings: dict[str, Any], folder: Path) -> tuple[float, float]:
+    """Return wall and CPU seconds of ``mace_run_train`` in ``folder``."""
+    from aiida_mlipal.runners.mace_cli import HeadFiles, arguments
+    from aiida_mlipal.science.settings import from_dict
+    from aiida_mlipal.science.training_data import head_data
+    from aiida_mlipal.science.training_settings import TrainingSettings
+
+    options = from_dict(TrainingSettings, settings)
+    data = head_data(frames, {}, options)['Default']
+    data.train.write_extxyz(folder / 'train.xyz')
+    data.valid.write_extxyz(folder / 'valid.xyz')
+    files = HeadFiles(train_file=Path('train.xyz'), valid_file=Path('valid.xyz'), n_train=len(data.train), e0s=data.e0s)
+    line = arguments(options, name='member_00', seed=options.seeds[0], heads={'Default': files})
+    return timed([str(Path(sys.executable).parent / 'mace_run_train'), *line], folder)
+
+
+def same_weights(node: Any, path: Path) -> bool:
+    """Return whether the model of the job has the weights of the bare run's, to the last bit."""
+    import torch
+
+    member = node.outputs.models['member_00']
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / 'plugin.model'
+        (name,) = [entry for entry in member.base.repository.list_object_names() if entry.endswith('.model')]
+        copy.write_bytes(member.base.repository.get_object_content(name, 'rb'))
+        ours, bare = (torch.load(file, map_location='cpu', weights_only=False).state_dict() for file in (copy, path))
+    return ours.keys() == bare.keys() and all(torch.equal(ours[key], bare[key]) for key in ours)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Plugin and bare run of one training: seconds."""
+
+    plugin_wall: float
+    bare_wall: float
+    job_cpu: float
+    bare_cpu: float
+
+
+def measure(frames: Any, settings: dict[str, Any], plugin_first: bool) -> Pair:
+    """Train with the plugin, with its program alone, and with MACE alone."""
+    with tempfile.TemporaryDirectory() as job, tempfile.TemporaryDirectory() as bare:
+        if not plugin_first:
+            bare_wall, bare_cpu = bare_run(frames, settings, Path(bare))
+        plugin, node = plugin_run(frames, settings)
+        if plugin_first:
+            bare_wall, bare_cpu = bare_run(frames, settings, Path(bare))
+        if not same_weights(node, Path(bare) / 'member_00.model'):
+            sys.exit('plugin and bare run differ in their weights')
+        return Pair(plugin, bare_wall, job_alone(frames, settings, Path(job)), bare_cpu)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--frames', type=int, default=40)
+    parser.add_argument('--epochs', type=int, default=100, help='of the long runs')
+    parser.add_argument('--pairs', type=int, default=5, help='of plugin and bare run; figures are medians of them')
+    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--quick', action='store_true', help='25 epochs, one pair')
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs, arguments.pairs = 25, 1
+
+    ratios, constants, cpu_ratios = [], [], []
+    with scratch_profile():
+        for pair in range(arguments.pairs):
+            frames = dataset(arguments.frames, arguments.seed + pair)
+            settings = {'seeds': [arguments.seed + pair], 'max_parallel': 1}
+            one, many = (
+                measure(frames, {**settings, 'max_num_epochs': epochs}, plugin_first=bool(pair % 2))
+                for epochs in (1, arguments.epochs)
+            )
+            ratios.append((many.plugin_wall - one.plugin_wall) / (many.bare_wall - one.bare_wall))
+            constants.append(one.plugin_wall - one.bare_wall)
+            cpu_ratios.append((many.job_cpu - one.job_cpu) / (many.bare_cpu - one.bare_cpu))
+            print(f'pair {pair}, 1 epoch: {one}', flush=True)
+            print(f'pair {pair}, {arguments.epochs} epochs: {many}; wall {ratios[-1]:.3f}, CPU {cpu_ratios[-1]:.3f}')
+    print(machine())
+    print(f'seeds: {arguments.seed}..{arguments.seed + arguments.pairs - 1}; all weights equal to the last bit')
+    for name, values in (('wall ratios', ratios), ('CPU ratios', cpu_ratios), ('constants in s', constants)):
+        print(f'{name}: {min(values):.3f} to {max(values):.3f}')
+    print(f'RESULT training_wall_ratio {statistics.median(ratios):.3f} 1')
+    print(f'RESULT training_cpu_ratio {statistics.median(cpu_ratios):.3f} 1')
+    print(f'RESULT training_wall_constant {statistics.median(constants):.1f} s')
+
+
+if __name__ == '__main__':
+    os.environ['OMP_NUM_THREADS'] = '1'
+    main()
