@@ -10,14 +10,13 @@ from typing import Any, Final
 
 from aiida import orm
 
-from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.provenance.label_progress import LabelCounts, failures_so_far, label_counts
 from aiida_mlipal.provenance.labels import LabelCost, group_reasons, label_costs, rejected_labels
 from aiida_mlipal.provenance.processes import Process, called_by, created_by
 
 __all__ = (
     'CampaignStatus',
-    'LabelCounts',
     'MemberProgress',
     'committees_of',
     'decisions_of',
@@ -36,24 +35,6 @@ STAGES: Final = {
     'MaceEvaluateCalculation': 'evaluating',
     'ValidateWorkChain': 'validating',
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelCounts:
-    """Labels of a campaign, isolated atoms and validation included."""
-
-    done: int = 0
-    failed: int = 0
-    running: int = 0
-    waiting: int = 0
-
-    @property
-    def total(self) -> int:
-        """All labels that were asked for so far."""
-        return self.done + self.failed + self.running + self.waiting
-
-    def __add__(self, other: LabelCounts) -> LabelCounts:
-        return LabelCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +109,12 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
     active = [process for process in own if process.is_active]
     labelling = [process for process in processes if process.name == 'LabelWorkChain']
     own_pks = {process.pk for process in own}
-    counts = {process.pk: _label_counts(process, processes) for process in labelling}
+    counts = {process.pk: label_counts(process, processes) for process in labelling}
     costs = label_costs(processes)
     reasons = [label.reason for label in rejected_labels(processes, costs)]
     for process in labelling:
         if process.is_active:
-            tasks = _latest_tasks(process, processes)
-            reasons += [task.exit_message or task.state for task in tasks if not (task.is_active or task.is_ok)]
+            reasons += failures_so_far(process, processes)
     plans = sum(process.name == 'plan_iteration' and process.is_ok for process in own)
     running = (process for process in active if process.name in STAGES)
     state = node.process_state.value if node.process_state else 'created'
@@ -164,38 +144,6 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
             and not process.is_ok
         ),
     )
-
-
-def _latest_tasks(process: Process, processes: Sequence[Process]) -> list[Process]:
-    """Return the tasks of one LabelWorkChain; of several attempts at one the last."""
-    lanes = {item.pk for item in processes if item.caller == process.pk and item.name == 'LabelLaneWorkChain'}
-    tasks = [item for item in processes if item.caller in lanes]
-    return list({item.link.partition('_attempt_')[0]: item for item in tasks}.values())
-
-
-def _label_counts(process: Process, processes: Sequence[Process]) -> tuple[LabelCounts, int]:
-    """Return the labels of one LabelWorkChain, and how many count against the budget (isolated atoms do not)."""
-    node = orm.load_node(process.pk)
-    asked = node.inputs.configurations
-    paid = asked.n_frames - asked.base.attributes.get('roles').get('isolated_atom', 0)
-    labels = node.outputs.labels if 'labels' in node.outputs else None
-    if isinstance(labels, ConfigurationsData):
-        get = labels.base.attributes.get
-        done, failed = get('n_labelled'), get('n_rejected')
-        return LabelCounts(done=done, failed=failed, waiting=get('n_unlabelled') if process.is_active else 0), paid
-    tasks = _latest_tasks(process, processes)
-    # An engine that labels a whole chunk in one job shows nothing of the frames inside.
-    frames = [task for task in tasks if task.link.startswith('frame_')]
-    running = sum(item.is_active for item in frames)
-    done = sum(item.is_ok for item in frames)
-    failed = len(frames) - running - done
-    if not process.is_active:
-        return LabelCounts(done=done, failed=asked.n_frames - done), paid
-    if tasks and not frames:
-        return LabelCounts(running=asked.n_frames), paid
-    return LabelCounts(
-        done=done, failed=failed, running=running, waiting=max(0, asked.n_frames - done - failed - running)
-    ), paid
 
 
 def read_training(pk: int) -> list[MemberProgress]:

@@ -11,7 +11,7 @@ from aiida import orm
 from aiida.common.links import LinkType
 
 from aiida_mlipal.provenance.processes import Process
-from aiida_mlipal.workflows.costs import cores_of
+from aiida_mlipal.workflows.timing import cores_of
 
 __all__ = ('StageCost', 'cost_per_stage')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -13,38 +12,18 @@ from aiida.engine import calcfunction
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.cost_model import CostModel, Size
+from aiida_mlipal.workflows.attempts import attempts, shared_tasks
 from aiida_mlipal.workflows.engines import load_engine
-from aiida_mlipal.workflows.lane import attempts
+from aiida_mlipal.workflows.engines.base import LabelEngine
+from aiida_mlipal.workflows.timing import cores_of, job_seconds
 
-__all__ = ('collect_costs', 'cores_of', 'measured_costs')
+__all__ = ('collect_costs', 'measured_costs')
 
 #: A fit needs no more than the latest so many chunks.
 _LATEST_CHUNKS: Final = 50
 _LANE: Final = 'LabelLaneWorkChain'
 #: What engines call a task that labels a whole chunk.
 _CHUNK: Final = 'chunk'
-
-
-def cores_of(resources: dict[str, Any]) -> int:
-    """Return the cores that a job asked its scheduler for."""
-    ranks = resources.get('tot_num_mpiprocs') or resources.get('num_cpus')  # num_cpus: HyperQueue
-    ranks = ranks or prod(resources.get(name) or 1 for name in ('num_machines', 'num_mpiprocs_per_machine'))
-    return int(ranks * (resources.get('num_cores_per_mpiproc') or 1))
-
-
-def _wall_seconds(calculation: orm.CalcJobNode) -> float:
-    """Return the seconds a job took: as the program says, else the scheduler, else from submission to the end."""
-    if calculation.base.caching.is_created_from_cache:
-        return 0.0
-    for label, key in (('output_parameters', 'wall_time_seconds'), ('results', 'wall_s')):
-        if label in calculation.outputs:
-            said = calculation.outputs[label].get_dict().get(key)
-            if said:
-                return float(said)
-    info = calculation.get_last_job_info()
-    if info is not None and info.wallclock_time_seconds:
-        return float(info.wallclock_time_seconds)
-    return float((calculation.mtime - calculation.ctime).total_seconds())
 
 
 def _lane_of(output: orm.Data) -> orm.WorkChainNode | None:
@@ -103,12 +82,31 @@ def measured_costs(level_of_theory_hash: str) -> CostModel:
 def _frame_seconds(job: orm.CalcJobNode, n_frames: int) -> list[float]:
     """Return what each frame of a chunk took in the one job that labelled all of it: its own time and an even share of
     what the job spent besides."""
-    total = _wall_seconds(job)
+    total = job_seconds(job)
     own = [0.0] * n_frames
     if total and 'results' in job.outputs:
         own = [seconds or 0.0 for seconds in job.outputs.results.get_dict().get('frame_wall_s', own)]
     rest = max(0.0, total - sum(own)) / n_frames
     return [seconds + rest for seconds in own]
+
+
+def _task_seconds(job: orm.CalcJobNode, task: str) -> float:
+    """Return what a task took in a job: in a shared one its own time, or an even part of what those that said nothing
+    have used up."""
+    tasks = shared_tasks(job)
+    if not tasks or job.base.caching.is_created_from_cache:
+        return job_seconds(job)
+    said = job.outputs.results['frames'] if 'results' in job.outputs else {}
+    own = {name: float(said.get(name, {}).get('wall_time_seconds') or 0.0) for name in tasks}
+    if own[task]:
+        return own[task]
+    return max(0.0, job_seconds(job) - sum(own.values())) / list(own.values()).count(0.0)
+
+
+def _size(engine: LabelEngine, job: orm.CalcJobNode, task: str) -> Size | None:
+    """Return the size of a calculation that ended well."""
+    done = engine.result(job, task) is not None if shared_tasks(job) else job.is_finished_ok
+    return engine.size(job, task) if done else None
 
 
 @calcfunction
@@ -130,13 +128,13 @@ def collect_costs(chunk: ConfigurationsData, engine: orm.Str) -> orm.Dict:
     chunk_seconds = [_frame_seconds(job, len(frames)) for job in chunk_jobs]
     numbers = np.add.reduceat(frames.numbers, frames.offsets[:-1]).tolist()
     for index in range(len(frames)):
-        jobs = chunk_jobs if shared else jobs_by_task.get(frame_key(index), [])
-        seconds = [own[index] for own in chunk_seconds] if shared else [_wall_seconds(job) for job in jobs]
+        task = frame_key(index)
+        jobs = chunk_jobs if shared else jobs_by_task.get(task, [])
+        seconds = [own[index] for own in chunk_seconds] if shared else [_task_seconds(job, task) for job in jobs]
         cores = [cores_of(job.get_option('resources') or {}) for job in jobs]
-        size = None
-        if jobs and jobs[-1].is_finished_ok:
-            # Of a job for many frames, the engine could only tell the mean.
-            size = Size(float(numbers[index])) if shared else label_engine.size(jobs[-1])
+        size = _size(label_engine, jobs[-1], task) if jobs and not shared else None
+        if shared and jobs and jobs[-1].is_finished_ok:
+            size = Size(float(numbers[index]))  # of a job for a whole chunk, the engine could only tell the mean
         rows['wall_s'].append(sum(seconds))
         rows['core_s'].append(sum(s * c for s, c in zip(seconds, cores, strict=True)))
         rows['n_attempts'].append(len(jobs))

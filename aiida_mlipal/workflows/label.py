@@ -22,11 +22,14 @@ from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science.label_checks import LabelChecks, failed_share
 from aiida_mlipal.science.level_of_theory import digest
 from aiida_mlipal.science.settings import from_dict
+from aiida_mlipal.workflows.attempts import attempts
 from aiida_mlipal.workflows.concurrency import allowed_lanes
 from aiida_mlipal.workflows.costs import collect_costs, measured_costs
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.engines.base import unfit_frames
-from aiida_mlipal.workflows.lane import LabelLaneWorkChain, attempts
+from aiida_mlipal.workflows.lane import LabelLaneWorkChain
+from aiida_mlipal.workflows.once import submit_once
+from aiida_mlipal.workflows.timing import cores_of
 
 __all__ = ('LabelWorkChain', 'known_labels')
 
@@ -56,8 +59,9 @@ def _validate(inputs: Any, _: Any) -> str | None:
         engine = load_engine(inputs['engine'].value)
     except ValueError as exception:
         return str(exception)
-    if inputs['max_concurrent'].value < 1:
-        return f'`max_concurrent` is {inputs["max_concurrent"].value}, expected 1 or more.'
+    for name in ('max_concurrent', 'max_attempts', 'frames_per_job'):
+        if inputs[name].value < 1:
+            return f'`{name}` is {inputs[name].value}, expected 1 or more.'
     try:
         checks = from_dict(LabelChecks, inputs['checks'].get_dict())
     except ValueError as exception:
@@ -99,6 +103,12 @@ class LabelWorkChain(WorkChain):
             help='Processes per frame, the first included.',
         )
         spec.input(
+            'frames_per_job',
+            valid_type=orm.Int,
+            default=lambda: orm.Int(16),
+            help='Short calculations that may share one job, where the engine can do that; 1 for none.',
+        )
+        spec.input(
             'reuse',
             valid_type=orm.Bool,
             default=lambda: orm.Bool(True),
@@ -109,6 +119,7 @@ class LabelWorkChain(WorkChain):
             cls.describe_level_of_theory,
             cls.find_known_labels,
             while_(cls.has_chunk)(
+                cls.plan_chunk,
                 cls.run_chunk,
                 cls.collect_chunk,
             ),
@@ -155,29 +166,38 @@ class LabelWorkChain(WorkChain):
         """Return whether a chunk is left."""
         return bool(self.ctx.chunks)
 
-    def run_chunk(self) -> None:
-        """Start the lanes of the next chunk, the expensive frames first."""
+    def plan_chunk(self) -> None:
+        """Spread the frames of the next chunk over lanes, the expensive ones first."""
         engine = load_engine(self.inputs.engine.value)
         tasks = engine.tasks(self.ctx.chunks[0], self.inputs.engine_inputs)
         model = measured_costs(digest(self.ctx.level_of_theory.get_dict()))
         costs = {label: model.predict(task.size) for label, task in tasks.items()}
         lanes = _distribute(costs, allowed_lanes(min(self.inputs.max_concurrent.value, len(tasks))))
+        pks = {label: {name: node.pk for name, node in task.inputs.items()} for label, task in tasks.items()}
+        self.ctx.plan = [[(label, pks[label], costs[label]) for label in lane] for lane in lanes]
+        cores = cores_of(self.inputs.engine_inputs['options'].get_dict().get('resources') or {})
+        self.ctx.pace = 1.0 / cores if model.n_observations else 0.0
+
+    def run_chunk(self) -> None:
+        """Start the lanes of the next chunk."""
         self.ctx.lanes = []
-        for lane in lanes:
-            process = self.submit(
-                LabelLaneWorkChain,
-                engine=self.inputs.engine,
-                engine_inputs=self.inputs.engine_inputs,
-                max_attempts=self.inputs.max_attempts,
-                tasks=[(label, {name: node.pk for name, node in tasks[label].inputs.items()}) for label in lane],
-            )
-            self.to_context(lanes=append_(process))
+        for number, tasks in enumerate(self.ctx.plan):
+            inputs = {
+                'engine': self.inputs.engine,
+                'engine_inputs': self.inputs.engine_inputs,
+                'max_attempts': self.inputs.max_attempts,
+                'max_shared': self.inputs.frames_per_job,
+                'pace': self.ctx.pace,
+                'tasks': tasks,
+            }
+            link = f'{chunk_key(self.ctx.n_chunks)}_lane_{number:03d}'
+            self.to_context(lanes=append_(submit_once(self, link, LabelLaneWorkChain, inputs)))
 
     def collect_chunk(self) -> None:
         """Turn what the lanes left into a label chunk."""
         engine = load_engine(self.inputs.engine.value)
         last = {task: processes[-1] for lane in self.ctx.lanes for task, processes in attempts(lane).items()}
-        found = {task: engine.result(process) for task, process in last.items()}
+        found = {task: engine.result(process, task) for task, process in last.items()}
         results = {task: output for task, output in found.items() if output is not None}
         frames = self.ctx.chunks.pop(0)
         chunk = engine.collect(frames, self.ctx.level_of_theory, results)

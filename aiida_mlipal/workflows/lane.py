@@ -10,35 +10,25 @@ from contextlib import suppress
 from typing import Any
 
 from aiida import orm
-from aiida.common.links import LinkType
 from aiida.engine import ToContext, WorkChain, while_
 
+from aiida_mlipal.workflows.attempts import attempt_label, shared_label
 from aiida_mlipal.workflows.engines import load_engine
+from aiida_mlipal.workflows.once import submit_once
+from aiida_mlipal.workflows.sharing import how_many_fit
+from aiida_mlipal.workflows.timing import wall_seconds
 
-__all__ = ('LabelLaneWorkChain', 'attempt_label', 'attempts')
-
-
-def attempt_label(task: str, attempt: int) -> str:
-    """Return what a lane calls an attempt at a task; the first (1) is called like the task."""
-    return task if attempt == 1 else f'{task}_attempt_{attempt}'
-
-
-def attempts(lane: orm.WorkChainNode) -> dict[str, list[orm.ProcessNode]]:
-    """Return the processes that a lane has called, by task, the last attempt last."""
-    calls = lane.base.links.get_outgoing(link_type=(LinkType.CALL_CALC, LinkType.CALL_WORK)).all()
-    result: dict[str, list[orm.ProcessNode]] = {}
-    for call in sorted(calls, key=lambda call: int(call.node.pk)):
-        if isinstance(call.node, orm.CalcFunctionNode):  # made the inputs of a retry
-            continue
-        result.setdefault(call.link_label.partition('_attempt_')[0], []).append(call.node)
-    return result
+__all__ = ('LabelLaneWorkChain',)
 
 
 class LabelLaneWorkChain(WorkChain):
     """Run the tasks of one lane in order; a task that fails costs nothing but itself.
 
-    The lane returns nothing. What counts is what its processes left, see :func:`attempts`: nothing is lost with a lane
-    that is killed, and AiiDA has little to do for it, one step and no link per task.
+    Each task is a process of its own, or, once it is known how long they take, several short ones share a job where the
+    engine can do that. What such a job leaves undone is run alone.
+
+    The lane returns nothing. What counts is what its processes left, see :mod:`aiida_mlipal.workflows.attempts`:
+    nothing is lost with a lane that is killed, and AiiDA has little to do for it, one step and no link per task.
     """
 
     @classmethod
@@ -47,19 +37,30 @@ class LabelLaneWorkChain(WorkChain):
         super().define(spec)
         spec.input('engine', valid_type=orm.Str, help='Name of the label engine.')
         spec.input_namespace('engine_inputs', dynamic=True, help='What all tasks share; see the engine.')
-        spec.input('max_attempts', valid_type=orm.Int, help='Processes per task, the first included.')
+        spec.input('max_attempts', valid_type=orm.Int, help='Processes of its own per task, the first included.')
+        spec.input('max_shared', valid_type=orm.Int, help='Tasks that may share a job; 1 for none.')
+        spec.input(
+            'pace',
+            valid_type=float,
+            non_db=True,
+            help='Seconds of a job per unit of cost, as far as they are known from earlier labels; else 0.',
+        )
         spec.input(
             'tasks',
             valid_type=list,
             non_db=True,
-            help='Link label of each task and the PKs of its inputs by name, in order. Its processes are linked to '
-            'these nodes; links of the lane, too, would only cost time.',
+            help='Link label of each task, the PKs of its inputs by name, and what it costs in some unit; in order. '
+            'Its processes are linked to these nodes; links of the lane, too, would only cost time.',
         )
         spec.outline(cls.setup, while_(cls.has_task)(cls.run_task))
 
     def setup(self) -> None:
         """Start at the first task."""
-        self.ctx.waiting = [label for label, _ in self.inputs.tasks]
+        self.ctx.waiting = [label for label, _, _ in self.inputs.tasks]
+        self.ctx.running = []
+        self.ctx.alone = []
+        self.ctx.n_shared = 0
+        self.ctx.pace = self.inputs.pace
         self._begin()
 
     def _begin(self) -> None:
@@ -70,19 +71,55 @@ class LabelLaneWorkChain(WorkChain):
 
     def has_task(self) -> bool:
         """Return whether a task is left, or another attempt at the last one."""
-        if self.ctx.attempt and not self._will_retry(self.ctx.waiting[0], self.ctx.current):
+        if len(self.ctx.running) > 1:
+            self._leave_undone_alone()
+        elif self.ctx.running and not self._will_retry(self.ctx.running[0], self.ctx.current):
+            if self.ctx.current.is_finished_ok:
+                self.ctx.pace = wall_seconds(self.ctx.current) / self._costs[self.ctx.running[0]]
             self.ctx.waiting.pop(0)
             self._begin()
         return bool(self.ctx.waiting)
 
     def run_task(self) -> Any:
-        """Submit the next task, or the next attempt at it."""
-        self.ctx.attempt += 1
+        """Submit the next task, the next attempt at it, or several tasks in one job."""
         engine = load_engine(self.inputs.engine.value)
-        process, inputs = engine.process(self._task, self.inputs.engine_inputs, dict(self.ctx.options))
-        label = attempt_label(self.ctx.waiting[0], self.ctx.attempt)
-        inputs.setdefault('metadata', {})['call_link_label'] = label
-        return ToContext(current=self.submit(process, **inputs))
+        self.ctx.running = self.ctx.waiting[: self._n_together()]
+        submission = None
+        if len(self.ctx.running) > 1:
+            tasks = {label: self._task(label) for label in self.ctx.running}
+            submission = engine.share(tasks, self.inputs.engine_inputs, dict(self.ctx.options))
+        if submission is not None:
+            self.ctx.n_shared += 1
+            link = shared_label(self.ctx.n_shared)
+        else:
+            self.ctx.running = self.ctx.running[:1]
+            self.ctx.attempt += 1
+            link = attempt_label(self.ctx.running[0], self.ctx.attempt)
+            task = self._task(self.ctx.running[0]) | dict(self.ctx.changed)
+            submission = engine.process(task, self.inputs.engine_inputs, dict(self.ctx.options))
+        return ToContext(current=submit_once(self, link, *submission))
+
+    def _n_together(self) -> int:
+        """Return how many of the tasks that wait may run as one job."""
+        if self.ctx.attempt:
+            return 1
+        ready = []
+        for label in self.ctx.waiting[: self.inputs.max_shared.value]:
+            if label in self.ctx.alone:
+                break
+            ready.append(self.ctx.pace * self._costs[label])
+        return how_many_fit(ready, self.ctx.options.get('max_wallclock_seconds'))
+
+    def _leave_undone_alone(self) -> None:
+        """Put what a shared job did not finish before the other tasks, each to run alone."""
+        process, engine = self.ctx.current, load_engine(self.inputs.engine.value)
+        _clean(process, self.inputs.engine_inputs)
+        undone = [label for label in self.ctx.running if engine.result(process, label) is None]
+        if undone:
+            self.report(f'{len(undone)} of {len(self.ctx.running)} are left: {process.exit_message}')
+            _spoil(process)
+        self.ctx.alone = undone
+        self.ctx.waiting = undone + self.ctx.waiting[len(self.ctx.running) :]
 
     def _will_retry(self, label: str, process: orm.ProcessNode) -> bool:
         """Change something after a failure if the engine knows what, and return whether it did."""
@@ -94,7 +131,8 @@ class LabelLaneWorkChain(WorkChain):
         if self.ctx.attempt >= self.inputs.max_attempts.value:
             return False
         engine = load_engine(self.inputs.engine.value)
-        retry = engine.retry(process, self.ctx.attempt, self._task, self.inputs.engine_inputs, dict(self.ctx.options))
+        task = self._task(label) | dict(self.ctx.changed)
+        retry = engine.retry(process, self.ctx.attempt, task, self.inputs.engine_inputs, dict(self.ctx.options))
         if retry is None:
             return False
         self.ctx.changed = {**self.ctx.changed, **retry.inputs}
@@ -103,10 +141,13 @@ class LabelLaneWorkChain(WorkChain):
         return True
 
     @property
-    def _task(self) -> dict[str, Any]:
-        """The inputs of the current task, changed or not."""
-        pks = dict(self.inputs.tasks)[self.ctx.waiting[0]]
-        return {name: orm.load_node(pk) for name, pk in pks.items()} | dict(self.ctx.changed)
+    def _costs(self) -> dict[str, float]:
+        return {label: cost for label, _, cost in self.inputs.tasks}
+
+    def _task(self, label: str) -> dict[str, Any]:
+        """Return the inputs of a task."""
+        pks = next(pks for name, pks, _ in self.inputs.tasks if name == label)
+        return {name: orm.load_node(pk) for name, pk in pks.items()}
 
 
 def _spoil(process: orm.ProcessNode) -> None:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from aiida import orm
 
+from aiida_mlipal.workflows.attempts import shared_tasks
 from tests.workflows.conftest import pseudo_family, pw_code, silicon  # noqa: F401
 
 #: Small enough for minutes on two cores, and nothing in it is fake.
@@ -67,12 +68,10 @@ def wait(node: orm.ProcessNode, condition: Callable[[], bool], timeout: float) -
 
 
 def pw_calculations(campaign: orm.ProcessNode) -> int:
-    """Return how many pw.x calculations a campaign has started."""
-    return sum(
-        1
-        for node in campaign.called_descendants
-        if isinstance(node, orm.CalcJobNode) and node.process_type.endswith('quantumespresso.pw')
-    )
+    """Return how many frames a campaign has given to pw.x, in jobs of their own or shared ones."""
+    jobs = [node for node in campaign.called_descendants if isinstance(node, orm.CalcJobNode)]
+    shared = [len(shared_tasks(node)) for node in jobs if node.process_type.endswith('mlipal.pw.batch')]
+    return sum(shared) + sum(node.process_type.endswith('quantumespresso.pw') for node in jobs)
 
 
 def kill_daemon(client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiida import orm
 from aiida.common.links import LinkType
 
-from aiida_mlipal.workflows.lane import attempt_label, attempts
+from aiida_mlipal.workflows.attempts import attempt_label, attempts
 
 
 def test_attempts_of_a_lane_by_task():

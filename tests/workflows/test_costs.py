@@ -15,9 +15,10 @@ from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.science.level_of_theory import digest
-from aiida_mlipal.workflows.costs import cores_of, measured_costs
+from aiida_mlipal.workflows.costs import measured_costs
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.label import LabelWorkChain
+from aiida_mlipal.workflows.timing import cores_of
 
 pytestmark = pytest.mark.codes
 

@@ -19,20 +19,12 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.level_of_theory import digest
+from aiida_mlipal.workflows.attempts import attempts
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.label import LabelWorkChain
+from tests.workflows.conftest import rattled_silicon
 
 pytestmark = pytest.mark.codes
-
-
-def _rattled(n_frames: int, seed: int) -> list:
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n_frames):
-        atoms = bulk('Si', a=5.43)
-        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
-        frames.append(atoms)
-    return frames
 
 
 def _changed(label: dict, *, max_attempts: int = 3, **namelists: dict) -> dict:
@@ -71,7 +63,7 @@ def _keyword(job: orm.CalcJobNode, namelist: str, keyword: str):
 def test_an_scf_that_needs_more_steps_gets_them(quick_pw_label):
     """Two steps are too few; the second attempt mixes gently, has enough, and is the same level of theory."""
     label = _changed(quick_pw_label, ELECTRONS={'electron_maxstep': 2})
-    labels, node = _run(_rattled(1, 11), label)
+    labels, node = _run(rattled_silicon(1, 11), label)
     assert labels.is_labelled.all(), labels.reason
     attempts = _attempts(node)
     assert sorted(attempts) == ['frame_00000', 'frame_00000_attempt_2']
@@ -80,7 +72,7 @@ def test_an_scf_that_needs_more_steps_gets_them(quick_pw_label):
     assert digest(node.outputs.level_of_theory.get_dict()) == digest(untouched)
     assert trace(node).gaps == []
 
-    plain, _ = _run(_rattled(1, 11), _changed(quick_pw_label))
+    plain, _ = _run(rattled_silicon(1, 11), _changed(quick_pw_label))
     assert labels.energy[0] == pytest.approx(plain.energy[0], abs=1e-5)
 
 
@@ -89,7 +81,7 @@ def test_an_insulator_that_never_converges_climbs_all_rungs(quick_pw_label):
     label = _changed(
         quick_pw_label, max_attempts=9, SYSTEM=system, ELECTRONS={'conv_thr': 1e-60, 'electron_maxstep': 30}
     )
-    labels, node = _run(_rattled(1, 12), label)
+    labels, node = _run(rattled_silicon(1, 12), label)
     assert node.exit_status == 410
     assert labels.reason.tolist() == ['the SCF did not converge in 200 steps']
     attempts = _attempts(node)
@@ -106,7 +98,7 @@ def test_out_of_time_gets_twice_as_much(quick_pw_label):
     label['engine_inputs']['kpoints_distance'] = orm.Float(0.8)
     options = {**label['engine_inputs']['options'].get_dict(), 'max_wallclock_seconds': 1}
     label['engine_inputs']['options'] = orm.Dict(options)
-    labels, node = _run(_rattled(1, 13), label)
+    labels, node = _run(rattled_silicon(1, 13), label)
     assert labels.is_labelled.all(), labels.reason
     limits = [job.get_option('max_wallclock_seconds') for job in _attempts(node).values()]
     assert len(limits) > 1
@@ -119,7 +111,7 @@ def test_a_killed_run_is_repeated(quick_pw_label, pw_wrapped, tmp_path):
     label = _changed(quick_pw_label)
     label['engine_inputs']['code'] = code
     with enable_caching():  # the failed attempt has the same inputs, and must not be taken for the result
-        labels, node = _run(_rattled(1, 14), label)
+        labels, node = _run(rattled_silicon(1, 14), label)
     assert labels.is_labelled.all(), labels.reason
     assert list(_attempts(node)) == ['frame_00000', 'frame_00000_attempt_2']
     assert trace(node).gaps == []
@@ -131,7 +123,7 @@ def test_smearing_helps_an_insulator_only_where_it_changes_nothing(quick_pw_labe
     engine = load_engine('quantumespresso')
     fixed = _changed(quick_pw_label, SYSTEM={'occupations': 'fixed'})['engine_inputs']
     smeared = _changed(quick_pw_label, SYSTEM={'smearing': 'gaussian', 'degauss': degauss})['engine_inputs']
-    frames = ConfigurationsData(Configurations.from_atoms(_rattled(1, 15))).store()
+    frames = ConfigurationsData(Configurations.from_atoms(rattled_silicon(1, 15))).store()
     for value in (*fixed.values(), *smeared.values()):
         if isinstance(value, orm.Data):
             value.store()
@@ -139,11 +131,15 @@ def test_smearing_helps_an_insulator_only_where_it_changes_nothing(quick_pw_labe
     process, inputs = engine.process(task, smeared, smeared['options'].get_dict())
     assert process is WorkflowFactory('quantumespresso.pw.base')
     _, node = run_get_node(process, **inputs)
-    chunk = engine.collect(frames, engine.describe(fixed), {frame_key(0): engine.result(node)}).configurations
+    chunk = engine.collect(
+        frames, engine.describe(fixed), {frame_key(0): engine.result(node, frame_key(0))}
+    ).configurations
     assert chunk.status.tolist() == [status]
     if status == 'rejected':
         assert 'the SCF converged only with smearing, which changes the energy by' in chunk.reason[0]
-    chunk = engine.collect(frames, engine.describe(smeared), {frame_key(0): engine.result(node)}).configurations
+    chunk = engine.collect(
+        frames, engine.describe(smeared), {frame_key(0): engine.result(node, frame_key(0))}
+    ).configurations
     assert chunk.status.tolist() == ['labelled'], (
         'where smearing belongs to the level of theory, there is nothing to ask'
     )
@@ -151,9 +147,10 @@ def test_smearing_helps_an_insulator_only_where_it_changes_nothing(quick_pw_labe
 
 #: Some frames meet misfortune by their first x coordinate, which the script finds in the input.
 _MISFORTUNES = """
-grep -q 'Si  *0.0300000000' aiida.in && sed -i 's/electron_maxstep = .*/electron_maxstep = 2/' aiida.in
-grep -q 'Si  *0.0310000000' aiida.in && kill -9 $$
-grep -q 'Si  *0.0320000000' aiida.in && { printf x > /dev/full; exec $PW "$@" > /dev/full; }
+INPUT="${@: -1}"
+grep -q 'Si  *0.0300000000' "$INPUT" && sed -i 's/electron_maxstep = .*/electron_maxstep = 2/' "$INPUT"
+grep -q 'Si  *0.0310000000' "$INPUT" && kill -9 $$
+grep -q 'Si  *0.0320000000' "$INPUT" && { printf x > /dev/full; exec $PW "$@" > /dev/full; }
 exec $PW "$@"
 """
 
@@ -161,7 +158,7 @@ exec $PW "$@"
 @pytest.mark.long
 def test_forty_frames_of_which_eight_fail(quick_pw_label, pw_wrapped, pw_code):
     """The others are labelled; a rerun with a sound pw.x repeats the eight alone, and only the hopeless ones stay."""
-    frames = _rattled(40, 16)
+    frames = rattled_silicon(40, 16)
     overlapping, unconverged, killed, disk = (3, 30), (7, 8), (0, 39), (12, 13)
     for index in overlapping:
         frames[index].positions[1] = frames[index].positions[0]
@@ -184,15 +181,16 @@ def test_forty_frames_of_which_eight_fail(quick_pw_label, pw_wrapped, pw_code):
     assert np.flatnonzero(~labels.is_labelled).tolist() == failed
     assert labels.reason[[*killed]].tolist() == ['pw.x was killed'] * 2
     assert labels.reason[[*disk]].tolist() == ['no space was left on the device'] * 2
-    tries = Counter(name.split('_attempt_')[0] for name in _attempts(node))
+    tries = Counter(name.split('_attempt_')[0] for name in _attempts(node))  # alone, after a shared job or without one
     assert {tries[frame_key(index)] for index in (*overlapping, *disk)} == {1}
     assert {tries[frame_key(index)] for index in (*unconverged, *killed)} == {3}
-    assert sum(tries.values()) == 32 + 2 + 2 + 2 * 3 + 2 * 3
+    assert all(number <= 1 for task, number in tries.items() if labels.is_labelled[int(task[-5:])])
     assert trace(node).gaps == []
 
     label['engine_inputs']['code'] = pw_code
     again, repeated = _run(frames, label)
-    assert len(_attempts(repeated)) == len(failed)
+    lanes = [process for process in repeated.called if process.process_label == 'LabelLaneWorkChain']
+    assert sum(len(attempts(lane)) for lane in lanes) == len(failed)
     assert np.flatnonzero(~again.is_labelled).tolist() == sorted(overlapping)
     kept = labels.is_labelled
     np.testing.assert_array_equal(again.energy[kept], labels.energy[kept])

@@ -1,0 +1,95 @@
+"""Parser of several pw.x calculations that shared a job: the one of aiida-quantumespresso, frame by frame."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from aiida.engine import ExitCode
+from aiida.orm import Dict, FolderData
+from aiida.parsers import Parser
+from aiida_quantumespresso.calculations.pw import PwCalculation
+from aiida_quantumespresso.parsers.pw import PwParser
+from aiida_quantumespresso.utils.bands import get_highest_occupied_band
+
+from aiida_mlipal.calculations.pw_batch import stdout_name
+
+__all__ = ('PwBatchParser',)
+
+_XML = 'data-file-schema.xml'
+
+
+class _FrameParser(PwParser):
+    """The parser of one calculation, made to look at the files of one frame."""
+
+    def __init__(self, name: str, job: Any, files: FolderData) -> None:
+        options = {'output_filename': stdout_name(name)}
+        frame = SimpleNamespace(
+            inputs=SimpleNamespace(**job.inputs.frames[name], settings=Dict()),
+            process_class=PwCalculation,
+            exit_status=None,
+            exit_message=None,
+            get_option=options.get,
+            base=SimpleNamespace(attributes=options),
+        )
+        super().__init__(job)
+        self._node = frame
+        self._files = files
+
+    @property
+    def retrieved(self) -> FolderData:
+        """The files of this frame."""
+        return self._files
+
+
+def _bands_are_short(parser: _FrameParser) -> bool:
+    """Return whether the highest band is occupied, which ``PwBaseWorkChain`` does not accept either."""
+    parameters = parser.node.inputs.parameters.get_dict()
+    if parameters.get('SYSTEM', {}).get('occupations') == 'fixed' or 'output_band' not in parser.outputs:
+        return False
+    try:
+        get_highest_occupied_band(parser.outputs['output_band'])
+    except ValueError:
+        return True
+    return False
+
+
+class PwBatchParser(Parser):
+    """Attach the trajectory of every frame whose calculation ended well, and what pw.x said of all."""
+
+    def parse(self, **kwargs: Any) -> ExitCode | None:
+        """Attach the outputs. The exit code counts the frames that are left."""
+        results, left = {}, {}
+        names = list(self.node.inputs.frames)
+        for name in names:
+            parser = _FrameParser(name, self.node, self._files_of(name))
+            exit_code = parser.parse()
+            if 'output_parameters' in parser.outputs:
+                results[name] = parser.outputs['output_parameters'].get_dict()
+            if exit_code is not None and exit_code.status:
+                left[name] = exit_code.message
+            elif _bands_are_short(parser):
+                left[name] = 'the highest band is occupied'
+            elif 'output_trajectory' in parser.outputs:
+                self.out(f'trajectories.{name}', parser.outputs['output_trajectory'])
+        seconds = [result.get('wall_time_seconds') for result in results.values()]
+        complete = len(results) == len(names) and None not in seconds
+        self.out('results', Dict({'frames': results, **({'wall_s': sum(seconds)} if complete else {})}))
+        if self.node.exit_status:  # the scheduler knows why
+            return ExitCode(self.node.exit_status, self.node.exit_message)
+        if left:
+            reasons = '; '.join(dict.fromkeys(left.values()))
+            return self.exit_codes.ERROR_FRAMES_LEFT.format(n_left=len(left), n_frames=len(names), reasons=reasons)
+        return None
+
+    def _files_of(self, name: str) -> FolderData:
+        """Return the output and the XML file of one frame, as far as they were written."""
+        repository, files = self.retrieved.base.repository, FolderData()
+        save = f'{name}/{PwCalculation._PREFIX}.save'
+        for source, target in ((stdout_name(name), stdout_name(name)), (f'{save}/{_XML}', _XML)):
+            try:
+                content = repository.get_object_content(source, 'rb')
+            except FileNotFoundError:
+                continue
+            files.base.repository.put_object_from_bytes(content, target)
+        return files
