@@ -30,13 +30,18 @@ class LabelChecks:
 
     max_force: float = 100.0  #: eV/Å, largest force on an atom
     max_scf_force_error: float = 0.05  #: eV/Å, correction of the forces for an SCF that has not quite converged
+    #: eV/Å, sum of all forces over the square root of the number of atoms: the error of the force on an atom that it
+    #: betrays, if the errors are independent; the forces of a grid code do not add up to zero
+    max_net_force: float = 0.5
     max_magnetization_jump: float = 1.0  #: µB per atom, from the median of frames of equal composition and moments
     max_energy_deviation: float = 1.0  #: eV per atom, from the committee, beyond the median deviation of the set
     max_failed_share: float = 0.5  #: of the frames that are not isolated atoms
     require_stress: bool = True  #: of frames periodic in three directions; isolated atoms need none
 
     def __post_init__(self) -> None:
-        for name in ('max_force', 'max_scf_force_error', 'max_magnetization_jump', 'max_energy_deviation'):
+        for name in (
+            'max_force', 'max_scf_force_error', 'max_net_force', 'max_magnetization_jump', 'max_energy_deviation',
+        ):  # fmt: skip
             check_number(name, getattr(self, name), above=0.0)
         check_number('max_failed_share', self.max_failed_share, within=(0.0, 1.0))
         if not isinstance(self.require_stress, bool):
@@ -99,6 +104,12 @@ def _own_reason(frames: Configurations, index: int, checks: LabelChecks) -> str:
     largest = float(np.linalg.norm(forces, axis=1).max())
     if largest > checks.max_force:
         return f'the largest force, {largest:.1f} eV/Å, is above {checks.max_force:g} eV/Å'
+    net = float(np.linalg.norm(forces.sum(axis=0)) / np.sqrt(len(forces)))
+    if net > checks.max_net_force and frames.role[index] != 'isolated_atom':
+        return (
+            f'the sum of the forces over the square root of the number of atoms, {net:.2f} eV/Å, is above '
+            f'{checks.max_net_force:g} eV/Å: use a finer grid'
+        )
     return ''
 
 

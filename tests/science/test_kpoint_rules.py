@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.kpoint_rules import common_distances, distance_interval, roundest
-from aiida_mlipal.workflows.engines.pw_inputs import kpoint_mesh
+from aiida_mlipal.workflows.engines.frames import kpoint_mesh
 
 
 @given(st.floats(0.05, 2.0), st.integers(0, 2))

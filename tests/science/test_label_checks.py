@@ -65,6 +65,19 @@ def test_largest_force():
     assert np.isnan(checked.forces).all()
 
 
+def test_net_force(strained):
+    """A force of 0.5 eV/Å on each of 4 atoms has a sum of 2 and counts as an error of 1 eV/Å; E0s are spared."""
+    pushed = strained.with_columns(forces=strained.forces + np.array([0.0, 0.0, 0.5]))
+    checked = check_labels(pushed, LabelChecks())
+    assert not checked.is_labelled.any()
+    assert checked.reason[0] == (
+        'the sum of the forces over the square root of the number of atoms, 1.00 eV/Å, is above 0.5 eV/Å: '
+        'use a finer grid'
+    )
+    assert check_labels(pushed, LabelChecks(max_net_force=1.01)).is_labelled.all()
+    assert check_labels(pushed.with_columns(role=['isolated_atom'] * 7), LabelChecks()).is_labelled.all()
+
+
 def test_stress_is_needed_only_where_there_is_one(strained):
     without = strained.with_columns(stress=np.full((7, 6), np.nan))
     assert not check_labels(without, LabelChecks()).is_labelled.any()
@@ -103,7 +116,9 @@ def test_isolated_atoms_do_not_count_as_failed(strained):
     assert failed_share(frames) == 0
 
 
-@pytest.mark.parametrize('setting', [{'max_force': 0}, {'max_failed_share': 1.5}, {'require_stress': 'no'}])
+@pytest.mark.parametrize(
+    'setting', [{'max_force': 0}, {'max_net_force': -1}, {'max_failed_share': 1.5}, {'require_stress': 'no'}]
+)
 def test_impossible_thresholds_are_refused(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         LabelChecks(**setting)

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from aiida import orm
+from aiida.common.exceptions import NotExistent
+from ase import Atoms
 from ase.build import bulk
+
+
+def local_code(computer: orm.Computer, label: str, executable: str, plugin: str) -> orm.InstalledCode:
+    """Return the serial code ``label``, the same for all tests of a session."""
+    try:
+        return orm.load_code(f'{label}@{computer.label}')
+    except NotExistent:
+        return orm.InstalledCode(
+            label=label,
+            computer=computer,
+            filepath_executable=executable,
+            default_calc_job_plugin=plugin,
+            prepend_text='export OMP_NUM_THREADS=1',
+            with_mpi=False,
+        ).store()
+
+
+def rattled_silicon(n_frames: int, seed: int) -> list[Atoms]:
+    """Return primitive cells with displaced atoms."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n_frames):
+        atoms = bulk('Si', a=5.43)
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        frames.append(atoms)
+    return frames
 
 
 @pytest.fixture
 def pw_code(aiida_localhost, pw_executable):
     """Return an InstalledCode for pw.x on the local computer."""
-    from aiida.common.exceptions import NotExistent
-
-    try:
-        return orm.load_code(f'pw@{aiida_localhost.label}')
-    except NotExistent:
-        return orm.InstalledCode(
-            label='pw',
-            computer=aiida_localhost,
-            filepath_executable=pw_executable,
-            default_calc_job_plugin='quantumespresso.pw',
-            prepend_text='export OMP_NUM_THREADS=1',
-            with_mpi=False,
-        ).store()
+    return local_code(aiida_localhost, 'pw', pw_executable, 'quantumespresso.pw')
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.science.label_log import unfinished, without_labels
 from aiida_mlipal.science.label_settings import LabelSettings, calculator_class
 from aiida_mlipal.science.settings import from_dict
-from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins, failure_reason
+from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins, failure_reason, missing_inputs
 
 __all__ = ('AseEngine',)
 
@@ -85,9 +85,9 @@ class AseEngine:
 
     def validate(self, inputs: Inputs) -> str | None:
         """Return what is wrong with ``inputs``, and what to do, or ``None``."""
-        missing = [name for name in self._required if name not in inputs]
-        if missing:
-            return f'the ase engine needs inputs {missing}; see `{type(self).__name__}`.'
+        missing = missing_inputs(self, inputs, self._required)
+        if missing is not None:
+            return missing
         if 'calculator' not in inputs['settings'].get_dict():
             return 'no calculator: set `calculator: emt` (or tblite, ...) in the label parameters.'
         try:
@@ -165,7 +165,13 @@ class AseEngine:
             return Retry('the job was killed: go on with the rest, the frame at which it died last', left)
         return None
 
-    def result(self, process: orm.ProcessNode) -> orm.Data | None:
+    def share(
+        self, tasks: Mapping[str, Inputs], inputs: Inputs, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """Return ``None``: a task is a whole chunk already."""
+        return None
+
+    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
         """Return the labels, those of the attempt before if this one has none, or what else the job left."""
         for nodes, label in (
             (process.outputs, 'labels'),
@@ -188,7 +194,7 @@ class AseEngine:
         chunk: ConfigurationsData = close_chunk(frames, level_of_theory, **results)
         return chunk
 
-    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
         """Return electrons per frame of the chunk, core electrons included."""
         frames = calculation.inputs.configurations.configurations
         return Size(float(frames.numbers.sum()) / len(frames)) if len(frames) else None

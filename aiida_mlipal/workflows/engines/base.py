@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from aiida import orm
 
 from aiida_mlipal.data.configurations import ConfigurationsData
@@ -13,7 +14,10 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.science.label_checks import LabelChecks
 
-__all__ = ('Inputs', 'LabelEngine', 'Retry', 'Task', 'check_spins', 'failure_reason', 'unfit_frames')
+__all__ = (
+    'Inputs', 'LabelEngine', 'Retry', 'Task', 'check_spins', 'failure_reason', 'frame_problems', 'missing_inputs',
+    'unfit_frames',
+)  # fmt: skip
 
 Inputs = Mapping[str, Any]
 
@@ -79,13 +83,25 @@ class LabelEngine(Protocol):
     def process(self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the process class and the inputs to submit for one task, with these job options."""
 
+    def share(
+        self, tasks: Mapping[str, Inputs], inputs: Inputs, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """Return the CalcJob that does several tasks in one job and its inputs, ``None`` if the engine has none.
+
+        The CalcJob has an input namespace ``frames`` with an entry for each task. A task that left no :meth:`result` is
+        run again, alone.
+        """
+
     def retry(
         self, process: orm.ProcessNode, attempt: int, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
     ) -> Retry | None:
         """Return what to change after ``attempt`` failed (counted from 1), or ``None`` if nothing would help."""
 
-    def result(self, process: orm.ProcessNode) -> orm.Data | None:
-        """Return the output that :meth:`collect` reads, also of a failed process; ``None`` if it left nothing."""
+    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
+        """Return the output that :meth:`collect` reads, also of a failed process; ``None`` if it left nothing.
+
+        Of a shared job, only what it finished of ``task``.
+        """
 
     def collect(
         self, frames: ConfigurationsData, level_of_theory: orm.Dict, results: dict[str, orm.Data]
@@ -96,7 +112,7 @@ class LabelEngine(Protocol):
         :func:`aiida_mlipal.science.label_checks.check_labels`.
         """
 
-    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
         """Return the size of a calculation that ended well, as far as its outputs tell."""
 
 
@@ -122,6 +138,21 @@ def unfit_frames(engine: LabelEngine, frames: Configurations, inputs: Inputs, ch
             'the checks.'
         )
     return problems
+
+
+def missing_inputs(engine: object, inputs: Inputs, names: Sequence[str]) -> str | None:
+    """Return which of the inputs ``names`` of an engine are missing, or ``None``."""
+    missing = [name for name in names if name not in inputs]
+    return f'`{type(engine).__name__}` needs inputs {missing}; its `build` makes them.' if missing else None
+
+
+def frame_problems(frames: Configurations, *checks: Callable[[Configurations, int], str]) -> list[str]:
+    """Return what ``checks`` find wrong with the frames that are not isolated atoms.
+
+    :param checks: each returns what frame ``index`` of ``frames`` "has" or "is", and the mend; or an empty string.
+    """
+    rows = np.flatnonzero(~frames.has_role('isolated_atom')).tolist()
+    return [f'frame {index} {problem}' for index in rows for check in checks if (problem := check(frames, index))]
 
 
 def check_spins(frames: Configurations) -> list[str]:

@@ -15,7 +15,7 @@ from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.cost_model import Size
-from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins
+from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins, missing_inputs
 from aiida_mlipal.workflows.engines.cp2k_checks import check_cp2k_frames, check_cp2k_parameters
 from aiida_mlipal.workflows.engines.cp2k_data import data_folder, select_entries
 from aiida_mlipal.workflows.engines.cp2k_inputs import (
@@ -34,7 +34,8 @@ from aiida_mlipal.workflows.engines.cp2k_level_of_theory import (
     valences_of,
 )
 from aiida_mlipal.workflows.engines.cp2k_outputs import collect_cp2k_labels
-from aiida_mlipal.workflows.engines.pw_inputs import mesh_key, variant_key
+from aiida_mlipal.workflows.engines.frames import mesh_key, variant_key
+from aiida_mlipal.workflows.engines.restart import RestartEngine
 
 __all__ = ('Cp2kEngine',)
 
@@ -53,17 +54,17 @@ def _distance(inputs: Inputs) -> float | None:
     return float(inputs['kpoints_distance'].value) if 'kpoints_distance' in inputs else None
 
 
-class Cp2kEngine:
+class Cp2kEngine(RestartEngine):
     """CP2K through ``cp2k.base``, one WorkChain per frame.
 
-    Inputs: ``code``, ``parameters`` (Dict, the input sections as aiida-cp2k takes them, completed by :meth:`build`),
-    ``basis_sets`` and ``potentials`` (SinglefileData with the entries that are used; none for xTB),
-    ``kpoints_distance`` (Float, 1/Å; only Γ without it), ``options`` (Dict, of the job), ``clean_workdir`` (Bool),
-    ``max_iterations`` (Int, calculations per attempt), ``handler_overrides`` (Dict, handlers of the WorkChain).
+    Inputs beside those of :class:`RestartEngine`: ``parameters`` (Dict, the input sections as aiida-cp2k takes them,
+    completed by :meth:`build`), ``basis_sets`` and ``potentials`` (SinglefileData with the entries that are used; none
+    for xTB), ``kpoints_distance`` (Float, 1/Å; only Γ without it), ``handler_overrides`` (Dict, handlers of the
+    WorkChain).
     """
 
     plugin: ClassVar[str] = 'cp2k'
-    _required: ClassVar = ('code', 'parameters', 'options', 'clean_workdir', 'max_iterations', 'handler_overrides')
+    required: ClassVar = ('parameters', 'handler_overrides')
 
     def build(
         self,
@@ -80,10 +81,7 @@ class Cp2kEngine:
         if settings.get('spin_polarised'):
             dft['UKS'] = True
         inputs = {
-            'code': code,
-            'options': orm.Dict(dict(options)),
-            'clean_workdir': orm.Bool(settings['clean_workdir']),
-            'max_iterations': orm.Int(settings['max_iterations']),
+            **self.shared_inputs(code, settings, options),
             # The only handler of the WorkChain, which goes on from the last wavefunctions, is off by default.
             'handler_overrides': orm.Dict({'restart_incomplete_calculation': {'enabled': True}}),
         }
@@ -99,30 +97,20 @@ class Cp2kEngine:
             inputs['kpoints_distance'] = orm.Float(distance)
         return {**inputs, 'parameters': orm.Dict(parameters)}
 
-    def validate(self, inputs: Inputs) -> str | None:
+    def check_inputs(self, inputs: Inputs) -> str | None:
         """Return what is wrong with ``inputs``, and what to do, or ``None``."""
-        missing = [name for name in self._required if name not in inputs]
-        if missing:
-            return f'the cp2k engine needs inputs {missing}; see `{type(self).__name__}`.'
         if find_spec('aiida_cp2k') is None:
             return "aiida-cp2k is missing: run `pip install 'aiida-mlipal[cp2k]'`, then `verdi daemon restart`."
         parameters = inputs['parameters'].get_dict()
         if 'DFT' not in parameters.get('FORCE_EVAL', {}):
             return 'no method: `parameters` need FORCE_EVAL.DFT; `Cp2kEngine.build` makes them from a protocol.'
-        missing = [name for name in _FILES if name not in inputs and not is_xtb(parameters)]
-        if missing:
-            return f'the cp2k engine needs inputs {missing} for this method; see `{type(self).__name__}`.'
+        missing = None if is_xtb(parameters) else missing_inputs(self, inputs, list(_FILES))
+        if missing is not None:
+            return missing
         distance = _distance(inputs)
         if distance is not None and distance <= 0:
             return f'`kpoints_distance` is {distance}, expected a positive number of 1/Å.'
-        problem = check_cp2k_parameters(parameters, k_points=distance is not None)
-        if problem is not None:
-            return problem
-        try:
-            self.level_of_theory(inputs)
-        except ValueError as exception:
-            return str(exception)
-        return None
+        return check_cp2k_parameters(parameters, k_points=distance is not None)
 
     def check_frames(self, frames: Configurations, inputs: Inputs) -> list[str]:
         """Return why some of ``frames`` cannot be labelled."""
@@ -192,16 +180,6 @@ class Cp2kEngine:
         """Return what to change after a failure; the handler of ``Cp2kBaseWorkChain`` has had its turn."""
         return next_attempt(process, attempt, task_inputs, options)
 
-    def result(self, process: orm.ProcessNode) -> orm.Data | None:
-        """Return what the last calculation left: aiida-cp2k itself reads neither forces nor stress."""
-        calculations = [node for node in process.called if isinstance(node, orm.CalcJobNode)]
-        for calculation in sorted(calculations, key=lambda node: node.pk, reverse=True):
-            for label in ('retrieved', 'remote_folder'):
-                if label in calculation.outputs:
-                    left: orm.Data = calculation.outputs[label]
-                    return left
-        return None
-
     def collect(
         self, frames: ConfigurationsData, level_of_theory: orm.Dict, results: dict[str, orm.Data]
     ) -> ConfigurationsData:
@@ -209,7 +187,7 @@ class Cp2kEngine:
         chunk: ConfigurationsData = collect_cp2k_labels(frames, level_of_theory, **results)
         return chunk
 
-    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
         """Return electrons and k-points, as :meth:`tasks` counts them."""
         potentials = calculation.inputs.file.potentials.get_content() if 'file' in calculation.inputs else None
         structure = calculation.inputs.structure

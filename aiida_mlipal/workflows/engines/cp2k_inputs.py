@@ -16,7 +16,7 @@ from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.engines.cp2k_level_of_theory import is_xtb, kinds_of, valences_of
-from aiida_mlipal.workflows.engines.pw_inputs import frame_kinds, kpoint_mesh, mesh_key, variant_key
+from aiida_mlipal.workflows.engines.frames import frame_kinds, frame_structure, kpoint_mesh, mesh_key, variant_key
 
 __all__ = (
     'complete_parameters', 'cp2k_mesh', 'cp2k_parameters', 'frame_box', 'n_electrons', 'prepare_cp2k_inputs', 'uses_ot',
@@ -183,15 +183,6 @@ def cp2k_parameters(
     return result
 
 
-def _structure(frames: Configurations, index: int) -> orm.StructureData:
-    cell, positions = frame_box(frames, index)
-    names, kinds = frame_kinds(frames, index)
-    structure = orm.StructureData(cell=cell.tolist(), pbc=frames.pbc[index].tolist())
-    for name, position in zip(names, positions.tolist(), strict=True):
-        structure.append_atom(position=position, symbols=kinds[name][0], name=name)
-    return structure
-
-
 @calcfunction
 def prepare_cp2k_inputs(
     frames: ConfigurationsData,
@@ -207,7 +198,7 @@ def prepare_cp2k_inputs(
     meshes: dict[str, orm.Data] = {}
     variants: dict[str, orm.Data] = {}
     for index in range(len(configurations)):
-        structures[frame_key(index)] = _structure(configurations, index)
+        structures[frame_key(index)] = frame_structure(configurations, index, *frame_box(configurations, index))
         mesh, offset = cp2k_mesh(configurations, index, distance)
         if math.prod(mesh) > 1 and mesh_key(mesh, offset) not in meshes:
             meshes[mesh_key(mesh, offset)] = kpoints = orm.KpointsData()

@@ -14,12 +14,12 @@ from aiida.engine import calcfunction
 from aiida_mlipal.workflows.engines.base import Inputs, Retry
 from aiida_mlipal.workflows.engines.cp2k_inputs import uses_ot
 from aiida_mlipal.workflows.engines.cp2k_outputs import cp2k_failure_reason
+from aiida_mlipal.workflows.engines.outputs import JOB_CODES, OUT_OF_MEMORY, OUT_OF_TIME
+from aiida_mlipal.workflows.engines.restart import jobs_of, more_memory, more_time
 
 __all__ = ('minimise_by_cg', 'mix_gently', 'next_attempt')
 
 _NOT_CONVERGED: Final = 'the SCF did not converge'
-_NO_TIME: Final = 'the wall time ran out'
-_NO_MEMORY: Final = 'the job ran out of memory'
 _INTERRUPTED: Final = 'CP2K stopped in the middle of its output'
 #: Smallest share of the new density that is worth mixing in.
 _LEAST_ALPHA: Final = 0.05
@@ -51,19 +51,16 @@ def next_attempt(
     process: orm.ProcessNode, attempt: int, task_inputs: Inputs, options: Mapping[str, Any]
 ) -> Retry | None:
     """Return what to change after ``process`` failed, or ``None`` if the failure would only repeat."""
-    jobs = sorted((node for node in process.called if isinstance(node, orm.CalcJobNode)), key=lambda node: node.pk)
+    jobs = jobs_of(process)
     if not jobs or jobs[-1].exit_status is None or 'retrieved' not in jobs[-1].outputs:
         return None
     reason, parameters = cp2k_failure_reason(jobs[-1].outputs.retrieved), task_inputs['parameters']
     if reason == _NOT_CONVERGED:
         return _converge(parameters)
-    if reason == _NO_TIME:
-        limit = options.get('max_wallclock_seconds')
-        more = None if limit is None else {'max_wallclock_seconds': 2 * limit}
-        return None if more is None else Retry('out of time: twice as much', options=more)
-    if reason == _NO_MEMORY:
-        memory = options.get('max_memory_kb')
-        return None if memory is None else Retry('out of memory: twice as much', options={'max_memory_kb': 2 * memory})
+    if reason == JOB_CODES[OUT_OF_TIME]:
+        return more_time(options)
+    if reason == JOB_CODES[OUT_OF_MEMORY]:
+        return more_memory(options)
     if reason.startswith(_INTERRUPTED) and attempt == 1:
         return Retry('CP2K was interrupted: the same again')
     return None

@@ -21,6 +21,8 @@ _NOT_THEORY: Final = (
     'SCF', 'PRINT', 'BASIS_SET_FILE_NAME', 'POTENTIAL_FILE_NAME', 'MULTIPLICITY', 'UKS', 'LSD', 'SPIN_POLARIZED',
     'WFN_RESTART_FILE_NAME', 'RESTART_FILE_NAME', 'AUTO_BASIS',
 )  # fmt: skip
+#: The same, of DFT.QS.
+_NOT_THEORY_OF_QS: Final = ('EXTRAPOLATION', 'EXTRAPOLATION_ORDER')
 #: Keywords of a KIND section that are recorded by themselves, or only start the SCF.
 _KIND_KEYWORDS: Final = ('_', 'ELEMENT', 'BASIS_SET', 'POTENTIAL', 'MAGNETIZATION')
 #: Functionals that have GTH potentials of their own.
@@ -94,6 +96,8 @@ def cp2k_level_of_theory(
     :raises ValueError: if functional, potentials and basis sets do not go together.
     """
     dft = deepcopy(dict(parameters['FORCE_EVAL']['DFT']))
+    for keyword in _NOT_THEORY_OF_QS:
+        dft.get('QS', {}).pop(keyword, None)
     xtb = is_xtb(parameters)
     functional = 'GFN1-xTB' if xtb else _functional(dft)
     theory: dict[str, Any] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.workflows.engines.pw_inputs import frame_kinds
+from aiida_mlipal.workflows.engines.base import frame_problems
+from aiida_mlipal.workflows.engines.frames import frame_kinds
 
 __all__ = ('check_pw_frames', 'check_pw_parameters')
 
@@ -53,18 +55,12 @@ def check_pw_frames(frames: Configurations, system: Mapping[str, Any], valences:
             f'no pseudopotential for {", ".join(missing)}: the inputs have {", ".join(sorted(valences))}. Choose a '
             'family that has all elements (`pseudo_family`), or add to `pseudos`.'
         ]
-    problems = []
-    for index in range(len(frames)):
-        if frames.role[index] == 'isolated_atom':
-            continue
-        for problem in (
-            _box_problem(frames, index),
-            _charge_problem(frames, index, system),
-            _moment_problem(frames, index, system, valences),
-        ):
-            if problem:
-                problems.append(f'frame {index} {problem}')
-    return problems
+    return frame_problems(
+        frames,
+        _box_problem,
+        partial(_charge_problem, system=system),
+        partial(_moment_problem, system=system, valences=valences),
+    )
 
 
 def _box_problem(frames: Configurations, index: int) -> str:

@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
-from ase.data import chemical_symbols
 
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.workflows.engines.frames import frame_kinds, frame_structure, kpoint_mesh, mesh_key, variant_key
 from aiida_mlipal.workflows.engines.pw_level_of_theory import pseudo_valence
 
-__all__ = ('frame_kinds', 'kpoint_mesh', 'mesh_key', 'prepare_pw_inputs', 'pw_parameters', 'variant_key')
+__all__ = ('prepare_pw_inputs', 'pw_parameters')
 
-#: µB. Moments closer than this are one kind of atom.
-_MOMENT_DIGITS: Final = 4
 #: What sets up a slab or a wire, and means nothing for an atom in a box of its own.
 _SLAB_KEYWORDS: Final = {
     'CONTROL': ('tefield', 'dipfield', 'lelfield', 'gate'),
     'SYSTEM': ('assume_isolated', 'esm_bc', 'esm_w', 'esm_efield', 'edir', 'emaxpos', 'eopreg', 'eamp', 'tot_charge'),
 }
-
-
-def frame_kinds(frames: Configurations, index: int) -> tuple[list[str], dict[str, tuple[str, float]]]:
-    """Return the kind of each atom in order, and by kind its element and initial moment (µB).
-
-    Atoms of one element and one moment are one kind. An element with several moments gives Fe1, Fe2 ... from the
-    largest moment down, any other the element itself.
-    """
-    atoms = slice(frames.offsets[index], frames.offsets[index + 1])
-    symbols = [chemical_symbols[number] for number in frames.numbers[atoms]]
-    moments = np.round(frames.initial_moments[atoms], _MOMENT_DIGITS).tolist()
-    names: dict[tuple[str, float], str] = {}
-    for symbol in sorted(set(symbols)):
-        found = sorted(
-            {moment for other, moment in zip(symbols, moments, strict=True) if other == symbol}, reverse=True
-        )
-        for rank, moment in enumerate(found, start=1):
-            names[symbol, moment] = f'{symbol}{rank}' if len(found) > 1 else symbol
-    return [names[key] for key in zip(symbols, moments, strict=True)], {name: key for key, name in names.items()}
-
-
-def kpoint_mesh(
-    frames: Configurations, index: int, distance: float, offset: list[float]
-) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return mesh and offset of a frame: those of its reference cell; Γ alone for isolated atoms and molecules.
-
-    Along a direction that is not periodic there is one k-point and no offset.
-    """
-    if frames.role[index] == 'isolated_atom' or not frames.pbc[index].any():
-        return (1, 1, 1), (0.0, 0.0, 0.0)
-    reciprocal = 2 * np.pi * np.linalg.norm(np.linalg.inv(frames.reference_cell[index]), axis=0)
-    # The tolerance keeps a length that is a whole multiple of the distance from being rounded up.
-    counts = np.maximum(1, np.ceil(reciprocal / distance - 1e-8)).astype(int)
-    periodic = frames.pbc[index]
-    counts[~periodic] = 1
-    shift = np.where(periodic, [0.5 if value else 0.0 for value in offset], 0.0)
-    return tuple(counts.tolist()), tuple(shift.tolist())
-
-
-def mesh_key(mesh: tuple[int, ...], offset: tuple[float, ...]) -> str:
-    """Return the link label of a k-point mesh."""
-    shifts = ['1' if value else '0' for value in offset]
-    return '_'.join(['mesh', *map(str, mesh), 'shift', *shifts])
 
 
 def pw_parameters(
@@ -117,19 +69,10 @@ def pw_parameters(
     return result
 
 
-def variant_key(parameters: Mapping[str, Any]) -> str:
-    """Return the link label of one set of namelists."""
-    text = json.dumps(parameters, sort_keys=True)
-    return 'parameters_' + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _structure(frames: Configurations, index: int, hubbard: Mapping[str, Any]) -> orm.StructureData:
     """Return a frame as pw.x is given it: atoms in the order of the frame, with a Hubbard U where there is one."""
-    atoms = frames.atoms(index)
+    structure = frame_structure(frames, index)
     names, kinds = frame_kinds(frames, index)
-    structure = orm.StructureData(cell=atoms.cell.array.tolist(), pbc=atoms.pbc.tolist())
-    for name, symbol, position in zip(names, atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True):
-        structure.append_atom(position=position, symbols=symbol, name=name)
     values = {tuple(orbital.split('-', 1)): float(value) for orbital, value in hubbard.get('U', {}).items()}
     onsite = [
         (names.index(kind), orbital, value)

@@ -14,12 +14,13 @@ from aiida import orm
 from aiida.engine import calcfunction
 
 from aiida_mlipal.workflows.engines.base import Inputs, Retry
+from aiida_mlipal.workflows.engines.outputs import OUT_OF_MEMORY, OUT_OF_TIME
 from aiida_mlipal.workflows.engines.pw_outputs import was_interrupted
+from aiida_mlipal.workflows.engines.restart import jobs_of, more_memory, more_time
 
 __all__ = ('diagonalise_by_cg', 'double_time', 'mix_gently', 'next_attempt', 'save_memory', 'smear_slightly')
 
-_OUT_OF_MEMORY: Final = (110,)
-_OUT_OF_TIME: Final = (120, 340, 400)
+_OUT_OF_TIME: Final = (OUT_OF_TIME, 340, 400)
 _NOT_CONVERGED: Final = (410,)
 #: Cholesky, bands not converged, S matrix, ZHEGVD, QR, eigenvectors, Broyden.
 _DIAGONALISATION: Final = (462, 463, 464, 465, 466, 467, 468)
@@ -70,7 +71,7 @@ def save_memory(parameters: orm.Dict) -> orm.Dict:
 
 def next_attempt(process: orm.ProcessNode, task_inputs: Inputs, options: Mapping[str, Any]) -> Retry | None:
     """Return what to change after ``process`` failed, or ``None`` if the failure would only repeat."""
-    jobs = sorted((node for node in process.called if isinstance(node, orm.CalcJobNode)), key=lambda node: node.pk)
+    jobs = jobs_of(process)
     if not jobs or jobs[-1].exit_status is None:  # killed by somebody, or an error of the plugin itself
         return None
     status, parameters = jobs[-1].exit_status, task_inputs['parameters']
@@ -79,10 +80,10 @@ def next_attempt(process: orm.ProcessNode, task_inputs: Inputs, options: Mapping
     if any(job.exit_status in _DIAGONALISATION for job in jobs):
         return _diagonalise(parameters)
     if status in _OUT_OF_TIME:
-        return _give_time(parameters, options)
-    if status in _OUT_OF_MEMORY:
-        more = {'max_memory_kb': 2 * options['max_memory_kb']} if 'max_memory_kb' in options else {}
-        return Retry('out of memory: a smaller subspace, and twice the memory', _with(save_memory, parameters), more)
+        held = 'max_seconds' in parameters.get_dict().get('CONTROL', {})
+        return more_time(options, **_with(double_time, parameters) if held else {})
+    if status == OUT_OF_MEMORY:
+        return more_memory(options, **_with(save_memory, parameters))
     if was_interrupted(jobs[-1]):
         return Retry('pw.x was interrupted: the same again')
     return None
@@ -105,11 +106,3 @@ def _diagonalise(parameters: orm.Dict) -> Retry | None:
     if parameters.get_dict().get('ELECTRONS', {}).get('diagonalization') == 'cg':
         return None
     return Retry('another diagonalisation: conjugate gradients', _with(diagonalise_by_cg, parameters))
-
-
-def _give_time(parameters: orm.Dict, options: Mapping[str, Any]) -> Retry | None:
-    limit, held = options.get('max_wallclock_seconds'), 'max_seconds' in parameters.get_dict().get('CONTROL', {})
-    if limit is None and not held:
-        return None  # the queue's own limit
-    more = {} if limit is None else {'max_wallclock_seconds': 2 * limit}
-    return Retry('out of time: twice as much', _with(double_time, parameters) if held else {}, more)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from aiida import orm
-from aiida.plugins import WorkflowFactory
+from aiida.plugins import CalculationFactory, WorkflowFactory
 
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
@@ -15,15 +15,9 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.workflows.checks import find_pseudo_family
 from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins
+from aiida_mlipal.workflows.engines.frames import frame_kinds, kpoint_mesh, mesh_key, variant_key
 from aiida_mlipal.workflows.engines.pw_checks import check_pw_frames, check_pw_parameters
-from aiida_mlipal.workflows.engines.pw_inputs import (
-    frame_kinds,
-    kpoint_mesh,
-    mesh_key,
-    prepare_pw_inputs,
-    pw_parameters,
-    variant_key,
-)
+from aiida_mlipal.workflows.engines.pw_inputs import prepare_pw_inputs, pw_parameters
 from aiida_mlipal.workflows.engines.pw_ladder import next_attempt
 from aiida_mlipal.workflows.engines.pw_level_of_theory import (
     describe_pw_level_of_theory,
@@ -31,25 +25,28 @@ from aiida_mlipal.workflows.engines.pw_level_of_theory import (
     pw_level_of_theory,
 )
 from aiida_mlipal.workflows.engines.pw_outputs import collect_pw_labels
+from aiida_mlipal.workflows.engines.restart import RestartEngine
 
 __all__ = ('QuantumEspressoEngine',)
 
+#: Options that name files of one calculation, or ports that only ``PwCalculation`` has.
+_OWN_OPTIONS: Final = {
+    'additional_retrieve_list', 'input_filename', 'output_filename', 'parser_name', 'without_xml',
+}  # fmt: skip
 
-class QuantumEspressoEngine:
-    """pw.x through ``quantumespresso.pw.base``, one WorkChain per frame.
 
-    Inputs: ``code``, ``parameters`` (Dict), ``pseudos`` (by element), ``kpoints_distance`` (Float, 1/Å),
-    ``kpoints_offset`` (List, in units of the mesh spacing), ``options`` (Dict, of the job), ``clean_workdir`` (Bool),
-    ``max_iterations`` (Int, calculations per attempt), and if wanted ``hubbard`` (Dict) for pw.x 7.1 and later:
+class QuantumEspressoEngine(RestartEngine):
+    """pw.x through ``quantumespresso.pw.base``, one WorkChain per frame; short ones share jobs of ``mlipal.pw.batch``.
+
+    Inputs beside those of :class:`RestartEngine`: ``parameters`` (Dict), ``pseudos`` (by element), ``kpoints_distance``
+    (Float, 1/Å), ``kpoints_offset`` (List, in units of the mesh spacing), and if wanted ``hubbard`` (Dict) for pw.x 7.1
+    and later:
     ``{'projectors': 'ortho-atomic', 'U': {'Fe-3d': 4.6}}``. Earlier versions take ``lda_plus_u: true`` and
     ``hubbard_u: {Fe: 4.6}`` in SYSTEM.
     """
 
     plugin: ClassVar[str] = 'quantumespresso.pw'
-    _required: ClassVar = (
-        'code', 'parameters', 'pseudos', 'kpoints_distance', 'kpoints_offset', 'options', 'clean_workdir',
-        'max_iterations',
-    )  # fmt: skip
+    required: ClassVar = ('parameters', 'pseudos', 'kpoints_distance', 'kpoints_offset')
 
     def build(
         self,
@@ -68,33 +65,23 @@ class QuantumEspressoEngine:
         if settings.get('spin_polarised'):
             system.setdefault('nspin', 2)
         inputs = {
-            'code': code,
+            **self.shared_inputs(code, settings, options),
             'parameters': orm.Dict(parameters),
             'pseudos': {element: family.get_pseudo(element) for element in elements},
             'kpoints_distance': orm.Float(settings['kpoints_distance']),
             'kpoints_offset': orm.List(settings['kpoints_offset']),
-            'options': orm.Dict(dict(options)),
-            'clean_workdir': orm.Bool(settings['clean_workdir']),
-            'max_iterations': orm.Int(settings['max_iterations']),
         }
         if settings.get('hubbard'):
             inputs['hubbard'] = orm.Dict(dict(settings['hubbard']))
         return inputs
 
-    def validate(self, inputs: Inputs) -> str | None:
+    def check_inputs(self, inputs: Inputs) -> str | None:
         """Return what is wrong with ``inputs``, and what to do, or ``None``."""
-        missing = [name for name in self._required if name not in inputs]
-        if missing:
-            return f'the quantumespresso engine needs inputs {missing}; see `{type(self).__name__}`.'
         problem = check_pw_parameters(inputs['parameters'].get_dict())
         if problem is not None:
             return problem
         if inputs['kpoints_distance'].value <= 0:
             return f'`kpoints_distance` is {inputs["kpoints_distance"].value}, expected a positive number of 1/Å.'
-        try:
-            self.level_of_theory(inputs)
-        except ValueError as exception:
-            return str(exception)
         return None
 
     def check_frames(self, frames: Configurations, inputs: Inputs) -> list[str]:
@@ -158,18 +145,28 @@ class QuantumEspressoEngine:
         }
         return WorkflowFactory('quantumespresso.pw.base'), base
 
-    def result(self, process: orm.ProcessNode) -> orm.Data | None:
+    def share(
+        self, tasks: Mapping[str, Inputs], inputs: Inputs, options: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """Return ``mlipal.pw.batch`` and its inputs, ``None`` for options that only a job of its own understands."""
+        if _OWN_OPTIONS & options.keys():
+            return None
+        batch = {
+            'code': inputs['code'],
+            'frames': {label: dict(task) for label, task in tasks.items()},
+            'pseudos': inputs['pseudos'],
+            'metadata': {'options': dict(options)},
+        }
+        return CalculationFactory('mlipal.pw.batch'), batch
+
+    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
         """Return the trajectory (energy, forces, stress), or what the last calculation left."""
+        if isinstance(process, orm.CalcJobNode):
+            return process.outputs.trajectories.get(task) if 'trajectories' in process.outputs else None
         if process.is_finished_ok and 'output_trajectory' in process.outputs:
             trajectory: orm.Data = process.outputs.output_trajectory
             return trajectory
-        calculations = [node for node in process.called if isinstance(node, orm.CalcJobNode)]
-        for calculation in sorted(calculations, key=lambda node: node.pk, reverse=True):
-            for label in ('retrieved', 'remote_folder'):
-                if label in calculation.outputs:
-                    left: orm.Data = calculation.outputs[label]
-                    return left
-        return None
+        return super().result(process, task)
 
     def retry(
         self, process: orm.ProcessNode, attempt: int, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
@@ -184,10 +181,13 @@ class QuantumEspressoEngine:
         chunk: ConfigurationsData = collect_pw_labels(frames, level_of_theory, **results)
         return chunk
 
-    def size(self, calculation: orm.CalcJobNode) -> Size | None:
+    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
         """Return electrons and k-points, as :meth:`tasks` counts them."""
-        said = calculation.outputs.output_parameters.get_dict()
-        mesh, _ = calculation.inputs.kpoints.get_kpoints_mesh()
+        if 'frames' in calculation.inputs:
+            inputs, said = calculation.inputs.frames[task], calculation.outputs.results['frames'][task]
+        else:
+            inputs, said = calculation.inputs, calculation.outputs.output_parameters
+        mesh, _ = inputs.kpoints.get_kpoints_mesh()
         return Size(float(said['number_of_electrons']), prod(mesh))
 
 

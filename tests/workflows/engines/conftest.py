@@ -9,6 +9,8 @@ import pytest
 from aiida import orm
 from aiida_quantumespresso.workflows.protocols.utils import recursive_merge
 
+from tests.workflows.conftest import local_code
+
 #: Quick, but smooth enough for finite differences.
 QUICK_CP2K = {
     'FORCE_EVAL': {
@@ -23,25 +25,15 @@ QUICK_CP2K = {
         'SUBSYS': {'KIND': [{'_': 'DEFAULT', 'BASIS_SET': 'DZVP-MOLOPT-SR-GTH', 'POTENTIAL': 'GTH-PBE'}]},
     }
 }
+#: bohr. States that a crystal is meant to be labelled with CP2K's own xTB.
+SR_CUT = {'FORCE_EVAL': {'DFT': {'QS': {'XTB': {'PARAMETER': {'COULOMB_SR_CUT': 20}}}}}}
 XTB = {'FORCE_EVAL': {'DFT': {'QS': {'METHOD': 'XTB'}, 'SCF': {'EPS_SCF': 1e-9}}}}
 
 
 @pytest.fixture
 def cp2k_code(aiida_localhost, cp2k_executable) -> orm.InstalledCode:
     """Return an InstalledCode for CP2K on the local computer."""
-    from aiida.common.exceptions import NotExistent
-
-    try:
-        return orm.load_code(f'cp2k@{aiida_localhost.label}')
-    except NotExistent:
-        return orm.InstalledCode(
-            label='cp2k',
-            computer=aiida_localhost,
-            filepath_executable=cp2k_executable,
-            default_calc_job_plugin='cp2k',
-            prepend_text='export OMP_NUM_THREADS=1',
-            with_mpi=False,
-        ).store()
+    return local_code(aiida_localhost, 'cp2k', cp2k_executable, 'cp2k')
 
 
 @pytest.fixture

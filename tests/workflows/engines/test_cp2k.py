@@ -20,7 +20,7 @@ from aiida_mlipal.workflows.engines.cp2k_inputs import complete_parameters, cp2k
 from aiida_mlipal.workflows.engines.cp2k_ladder import minimise_by_cg, mix_gently
 from aiida_mlipal.workflows.engines.cp2k_level_of_theory import cp2k_level_of_theory, valences_of
 from aiida_mlipal.workflows.engines.cp2k_outputs import _ABORT, _PICTURE
-from tests.workflows.engines.conftest import QUICK_CP2K, XTB
+from tests.workflows.engines.conftest import QUICK_CP2K, SR_CUT, XTB
 
 BASES = """
 # made up
@@ -242,6 +242,24 @@ def test_frames_that_are_refused():
     assert 'is periodic, but has no cell' in problem(Atoms('H', pbc=True))
 
 
+def test_xtb_is_for_molecules():
+    """What CP2K gives for crystals, and why it is refused, is measured in test_cp2k_labels."""
+    parameters, salt = _complete(['Cl', 'Na'], XTB), bulk('NaCl', 'rocksalt', a=5.6)
+
+    def problems(parameters, *atoms, **columns):
+        frames = Configurations.from_atoms(atoms, **columns)
+        return check_cp2k_frames(frames, parameters, k_points=False, potentials=None)
+
+    (problem,) = problems(parameters, molecule('H2O'), salt)
+    assert problem.startswith("frame 1 is periodic, where energies of CP2K's own xTB depend on the cut-off")
+    assert 'take `engine: ase` with `parameters: {calculator: tblite, parameters: {method: GFN1-xTB}}`' in problem
+    assert problems(parameters, molecule('H', vacuum=6, pbc=True), role='isolated_atom') == []
+    stated = _complete(['Cl', 'Na'], recursive_merge(XTB, SR_CUT))
+    assert problems(stated, salt) == []
+    theory = cp2k_level_of_theory(stated, None, None, None)
+    assert theory['dft']['QS']['XTB']['PARAMETER']['COULOMB_SR_CUT'] == 20
+
+
 def test_level_of_theory_knows_what_matters(folder):
     def theory(parameters=None, distance=None, potential='GTH-PBE', basis='DZVP-MOLOPT-SR-GTH'):
         kind = [{'_': 'DEFAULT', 'BASIS_SET': basis, 'POTENTIAL': potential}]
@@ -316,7 +334,7 @@ def test_engine_inputs(cp2k_inputs):
     assert engine.describe(inputs).get_dict() == engine.level_of_theory(inputs)
     assert inputs['basis_sets'].get_content().startswith('H DZVP-MOLOPT-SR-GTH')
     without = {name: node for name, node in inputs.items() if name != 'potentials'}
-    assert "the cp2k engine needs inputs ['potentials'] for this method" in engine.validate(without)
+    assert engine.validate(without) == "`Cp2kEngine` needs inputs ['potentials']; its `build` makes them."
     odd = Configurations.from_atoms([water], multiplicity=2)
     assert 'has 10 electrons and multiplicity 2' in engine.check_frames(odd, inputs)[0]
     with pytest.raises(ValueError, match='there is no folder `/no/such/folder`'):

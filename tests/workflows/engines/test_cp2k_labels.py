@@ -14,7 +14,7 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.label import LabelWorkChain
-from tests.workflows.engines.conftest import XTB
+from tests.workflows.engines.conftest import SR_CUT, XTB
 
 pytestmark = pytest.mark.codes
 
@@ -101,14 +101,31 @@ def test_water_with_xtb(cp2k_inputs):
 
 
 def test_salt_with_xtb(cp2k_inputs):
-    """Derivatives only: as a model of rocksalt CP2K's own xTB is wrong (see the how-to), and collapses."""
+    """Derivatives only: as a model of rocksalt CP2K's own xTB is wrong, and collapses."""
     atoms = bulk('NaCl', 'rocksalt', a=5.6)
     atoms.positions[1] += [0.12, -0.07, 0.05]
     frames = Configurations.from_atoms(_displaced(atoms) + _strained(atoms, 0.0005))
-    labels = _label(cp2k_inputs([atoms], XTB), frames).outputs.labels.configurations
+    inputs = cp2k_inputs([atoms], recursive_merge(XTB, SR_CUT))
+    labels = _label(inputs, frames).outputs.labels.configurations
     assert labels.is_labelled.all(), labels.reason
     _assert_forces(labels)
     _assert_stress(labels, atoms.get_volume(), 0.0005)
+
+
+def test_energies_of_crystals_with_xtb_hang_on_a_cut_off(cp2k_inputs):
+    """Why a crystal is refused unless the cut-off is stated. If this fails, CP2K is mended: lift the refusal."""
+    atoms = bulk('NaCl', 'rocksalt', a=5.6, cubic=True)
+    frames = Configurations.from_atoms([atoms])
+    with pytest.raises(ValueError, match='own xTB depend on the cut-off of a lattice sum'):
+        _label(cp2k_inputs([atoms], XTB), frames)
+    energies = []
+    for cut in (20, 30):
+        stated = {
+            'FORCE_EVAL': {'DFT': {'QS': {'XTB': {'PARAMETER': {'COULOMB_SR_CUT': cut, 'COULOMB_SR_EPS': 1e-5}}}}}
+        }
+        labels = _label(cp2k_inputs([atoms], recursive_merge(XTB, stated)), frames).outputs.labels.configurations
+        energies.append(labels.energy[0] / len(atoms))
+    assert abs(energies[1] - energies[0]) > 0.05, 'eV per atom'
 
 
 def test_water_with_gpw(cp2k_inputs):
@@ -117,6 +134,19 @@ def test_water_with_gpw(cp2k_inputs):
     assert labels.is_labelled.all(), labels.reason
     _assert_forces(labels)
     assert np.isnan(labels.stress).all()
+
+
+def test_the_net_force_of_a_coarse_grid(cp2k_inputs):
+    """0.6 eV/Å for water at 150 Ry, where 240 Ry and more give 0.03 to 0.16: the label is a row with the reason."""
+    coarse = {'FORCE_EVAL': {'DFT': {'MGRID': {'CUTOFF': 150, 'REL_CUTOFF': 30}}}}
+    inputs, frames = cp2k_inputs([_water()], recursive_merge(MINIMAL, coarse)), Configurations.from_atoms([_water()])
+    node = _label(inputs, frames, max_attempts=orm.Int(1))
+    reason = node.outputs.labels.configurations.reason[0]
+    assert reason.startswith('the sum of the forces over the square root of the number of atoms')
+    assert reason.endswith('is above 0.5 eV/Å: use a finer grid')
+    labels = _label(inputs, frames, checks=orm.Dict({'max_net_force': 2.0})).outputs.labels.configurations
+    assert labels.is_labelled.all(), 'what was computed is kept for wider thresholds'
+    assert 0.5 < np.linalg.norm(labels.forces.sum(axis=0)) / np.sqrt(3) < 2.0
 
 
 @pytest.mark.long

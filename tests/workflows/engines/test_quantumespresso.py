@@ -18,7 +18,8 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.seeds import generate
 from aiida_mlipal.workflows.engines import engine_names, load_engine
-from aiida_mlipal.workflows.engines.pw_inputs import frame_kinds, kpoint_mesh, pw_parameters, variant_key
+from aiida_mlipal.workflows.engines.frames import frame_kinds, kpoint_mesh, variant_key
+from aiida_mlipal.workflows.engines.pw_inputs import pw_parameters
 from aiida_mlipal.workflows.engines.pw_level_of_theory import functional_of
 from aiida_mlipal.workflows.engines.quantumespresso import QuantumEspressoEngine
 
