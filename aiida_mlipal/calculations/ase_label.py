@@ -51,12 +51,11 @@ class AseLabelCalculation(RunnerCalculation):
             required=False,
             help='Level of theory of the labels; by default calculator, parameters and model.',
         )
-        spec.inputs.validator = cls._validate_inputs
         spec.output('labels', valid_type=ConfigurationsData, help='The same frames with labels.')
         spec.output('results', valid_type=Dict, help='Numbers of frames; seconds per frame in `frame_wall_s`.')
 
     @classmethod
-    def _validate_inputs(cls, inputs: Any, _: Any) -> str | None:
+    def _validate_inputs(cls, inputs: Any) -> str | None:
         """Refuse a model that the calculator cannot use, and earlier labels of other frames."""
         if 'settings' not in inputs or 'configurations' not in inputs:
             return None  # reported by the ports themselves
@@ -65,6 +64,20 @@ class AseLabelCalculation(RunnerCalculation):
             if ours != theirs:
                 return '`previous` holds other frames than `configurations`; give what a killed job left of the same.'
         return model_problem(from_dict(LabelSettings, inputs['settings'].get_dict()), 'model' in inputs)
+
+    @classmethod
+    def unused_gpus(cls, gpus: int, settings: dict[str, Any]) -> str | None:
+        """Return why so many GPUs would stay idle: only a calculator knows whether it uses one."""
+        label = from_dict(LabelSettings, settings)
+        device = label.parameters.get('device', 'cpu')
+        if label.name == 'mace' and device != 'cuda':
+            return (
+                f'`gpus` is {gpus}, but the calculator `mace` runs on the device `{device}`: add `device: cuda` to its '
+                '`parameters`, or remove `gpus`.'
+            )
+        if gpus > 1:
+            return f'`gpus` is {gpus}, but this job labels one frame after the other: set `gpus: 1`.'
+        return None
 
     def write_inputs(self, folder: Path) -> None:
         """Write the frames, what is known of them, and the files of the model."""

@@ -26,10 +26,9 @@ class InferenceCalculation(RunnerCalculation):
         super().define(spec)
         spec.input('model', valid_type=MlipModelData, help='One model or a committee.')
         spec.input(cls._FRAMES, valid_type=ConfigurationsData, help='Frames, in the elements of the model.')
-        spec.inputs.validator = cls._validate_inputs
 
     @classmethod
-    def _validate_inputs(cls, inputs: Any, _: Any) -> str | None:
+    def _validate_inputs(cls, inputs: Any) -> str | None:
         """Refuse frames that the model cannot handle before anything is submitted."""
         if 'model' not in inputs or cls._FRAMES not in inputs:
             return None  # reported by the ports themselves

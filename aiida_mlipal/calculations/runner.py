@@ -13,6 +13,8 @@ from aiida.engine import CalcJob, CalcJobProcessSpec
 from aiida.orm import AbstractCode, Dict
 
 from aiida_mlipal.calculations.bundle import build
+from aiida_mlipal.calculations.gpu import DIRECT, declare_gpu_options, gpu_problem, request_gpus
+from aiida_mlipal.runners.gpu_lock import GPUS
 from aiida_mlipal.runners.main import RESULT, SETTINGS
 from aiida_mlipal.science.settings import from_dict
 
@@ -56,6 +58,13 @@ class RunnerCalculation(CalcJob):
         options['parser_name'].default = getattr(cls, '_ENTRY_POINT', None)
         options['input_filename'].default = SETTINGS
         options['output_filename'].default = cls._LOG
+        declare_gpu_options(spec)
+        validate_job = spec.inputs.validator  # AiiDA's: code, computer, resources
+
+        def validate(inputs: Any, port: Any) -> str | None:
+            return validate_job(inputs, port) or cls._validate_gpus(inputs) or cls._validate_inputs(inputs)
+
+        spec.inputs.validator = validate
 
         def exit_code(status: int, label: str, message: str) -> None:
             # What failed on one machine may well succeed on another, so it is never taken from the cache.
@@ -81,6 +90,7 @@ class RunnerCalculation(CalcJob):
             "{error}. Install it in the Python environment of the code: `pip install 'mace-torch>=0.3.14,<0.4' "
             'torch-sim-atomistic ase`.',
         )
+        exit_code(314, 'ERROR_SETTINGS_REFUSED', 'nothing was computed, mend `settings` and submit again: {error}')
 
     @classmethod
     def _validate_settings(cls, node: Dict, _: Any) -> str | None:
@@ -89,6 +99,35 @@ class RunnerCalculation(CalcJob):
             cls.check_settings(node.get_dict())
         except (TypeError, ValueError) as exception:
             return str(exception)
+        return None
+
+    @classmethod
+    def _validate_inputs(cls, inputs: Any) -> str | None:
+        """Return what does not fit together in the inputs, and what to do; some may be missing in an outer process."""
+        return None
+
+    @classmethod
+    def _validate_gpus(cls, inputs: Any) -> str | None:
+        """Refuse a request for GPUs that the scheduler would not understand or the job would not use."""
+        options = inputs.get('metadata', {}).get('options', {})
+        if 'code' in inputs and inputs['code'].computer is not None:
+            problem = gpu_problem(options, inputs['code'].computer.scheduler_type)
+            if problem is not None:
+                return problem
+        if options.get('gpus') is None or 'settings' not in inputs:
+            return None
+        return cls.unused_gpus(options['gpus'], inputs['settings'].get_dict())
+
+    @classmethod
+    def unused_gpus(cls, gpus: int, settings: dict[str, Any]) -> str | None:
+        """Return why so many GPUs would stay idle with ``settings``, and what to do, or ``None``."""
+        device = getattr(from_dict(cls._SETTINGS, settings), 'device', None)
+        if device is None:
+            return 'this job cannot use a GPU: remove `gpus` from its options.'
+        if device != 'cuda':
+            return f'`gpus` is {gpus}, but `device` is `{device}`: set `device: cuda`, or remove `gpus`.'
+        if gpus > 1:
+            return f'`gpus` is {gpus}, but this job runs on one: set `gpus: 1`.'
         return None
 
     @classmethod
@@ -125,6 +164,17 @@ class RunnerCalculation(CalcJob):
         info.retrieve_list = [RESULT, code.stdout_name, *self._RETRIEVE]
         info.retrieve_temporary_list = list(self._RETRIEVE_TEMPORARY)
         info.prepend_text = self._environment(from_dict(self._SETTINGS, settings))
+        gpus = self.inputs.metadata.options.get('gpus')
+        if gpus is not None and self.inputs.code.computer.scheduler_type == DIRECT:
+            info.prepend_text += f'\nexport {GPUS}={gpus}'  # nobody else keeps two jobs from one GPU
+        return info
+
+    def presubmit(self, folder: Folder) -> CalcInfo:
+        """Let AiiDA write the job script, and add the request for GPUs."""
+        info = super().presubmit(folder)
+        options, path = self.inputs.metadata.options, Path(folder.abspath, self.options.submit_script_filename)
+        script = path.read_text(encoding='utf-8')
+        path.write_text(request_gpus(script, options, self.inputs.code.computer.scheduler_type), encoding='utf-8')
         return info
 
     @staticmethod

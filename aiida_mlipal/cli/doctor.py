@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +31,20 @@ class Finding:
 def command(path: Path | None, names: tuple[str, ...], pseudo_family: str | None) -> None:
     """Check daemon and broker, then run one small job per code: versions, device, one energy.
 
-    The codes are those of CAMPAIGN.YAML and of the options -C; without any, all codes called pw or python.
+    The codes are those of CAMPAIGN.YAML, each with the queue, account and GPU of its stage, and of the options -C;
+    without any, all codes called pw or python.
     """
     from aiida_mlipal.cli.common import require_profile
 
     require_profile()
+    jobs: dict[str, dict[str, Any]] = {}
     if path is not None:
-        names, pseudo_family = _codes_of(path, names, pseudo_family)
+        jobs, pseudo_family = _codes_of(path, pseudo_family)
+    jobs |= {name: {} for name in names if name not in jobs}
     findings = [_check_daemon()]
-    for name in names or _usual_codes():
+    for name, options in (jobs or {name: {} for name in _usual_codes()}).items():
         click.echo(f'checking {name} ...', err=True)
-        findings.append(_check_code(name, pseudo_family))
+        findings.append(_check_code(name, options, pseudo_family))
     for finding in findings:
         mark = click.style('failed', fg='red') if finding.mend else click.style('ok    ', fg='green')
         click.echo(f'{mark}  {finding.what}: {finding.found}')
@@ -53,17 +56,25 @@ def command(path: Path | None, names: tuple[str, ...], pseudo_family: str | None
         raise SystemExit(1)
 
 
-def _codes_of(path: Path, names: tuple[str, ...], family: str | None) -> tuple[tuple[str, ...], str | None]:
-    """Return the codes of a campaign file, each once, and its pseudopotential family."""
+def _codes_of(path: Path, family: str | None) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """Return the codes of a campaign file with the job options of their stages, and its pseudopotential family.
+
+    A code of several stages is tried with the options of the first one that asks for GPUs.
+    """
     from aiida_mlipal.workflows.campaign_file import load_campaign
 
     try:
         campaign = load_campaign(path)
     except ValueError as exception:
         raise click.ClickException(str(exception)) from exception
-    cheap = campaign.prescreen.code if campaign.prescreen else None
-    stages = (campaign.label.code, cheap, campaign.train.code, campaign.explore.code, campaign.evaluate.code)
-    return tuple(dict.fromkeys([*(name for name in stages if name), *names])), family or campaign.label.pseudo_family
+    jobs: dict[str, dict[str, Any]] = {}
+    for stage in (campaign.label, campaign.prescreen, campaign.train, campaign.explore, campaign.evaluate):
+        if stage is None:
+            continue
+        name, options = stage.code or campaign.train.code, stage.options.as_metadata()
+        if name not in jobs or ('gpus' in options and 'gpus' not in jobs[name]):
+            jobs[name] = options
+    return jobs, family or campaign.label.pseudo_family
 
 
 def _usual_codes() -> list[str]:
@@ -84,8 +95,8 @@ def _check_daemon() -> Finding:
     return Finding(what='daemon and broker', found=found, mend=' '.join(services.problems))
 
 
-def _check_code(name: str, family: str | None) -> Finding:
-    """Run one small job with a code."""
+def _check_code(name: str, options: Mapping[str, Any], family: str | None) -> Finding:
+    """Run one small job with a code, with the options of its stage."""
     from aiida_mlipal.workflows.checks import find_code
 
     is_python = name.partition('@')[0].startswith('python')
@@ -93,11 +104,11 @@ def _check_code(name: str, family: str | None) -> Finding:
         code = find_code(name, 'mlipal.mace.train' if is_python else 'quantumespresso.pw')
     except ValueError as exception:
         return Finding(what=name, found='missing', mend=str(exception))
-    checks: dict[str, Callable[[AbstractCode, str | None], Finding]]
+    checks: dict[str, Callable[[AbstractCode, Mapping[str, Any], str | None], Finding]]
     checks = {'quantumespresso.pw': _check_pw, 'cp2k': _check_cp2k}
     check = checks.get(code.default_calc_job_plugin or '', _check_python)
     try:
-        return check(code, family)
+        return check(code, options, family)
     except Exception as exception:  # whatever a broken set-up raises is what the user came to see
         return Finding(
             what=name,
@@ -106,17 +117,14 @@ def _check_code(name: str, family: str | None) -> Finding:
         )
 
 
-def _run(process: Any, code: AbstractCode, **inputs: Any) -> CalcJobNode:
+def _run(process: Any, code: AbstractCode, given: Mapping[str, Any], **inputs: Any) -> CalcJobNode:
     """Run one job here (not in the daemon, which has a check of its own)."""
     from aiida.engine import run_get_node
     from aiida.manage.caching import disable_caching
 
-    options: dict[str, Any] = {
-        'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1},
-        'max_wallclock_seconds': 600,
-    }
-    if code.with_mpi is not None:
-        options['withmpi'] = code.with_mpi
+    from aiida_mlipal.workflows.builder import job_options
+
+    options = job_options(code, {**given, 'max_wallclock_seconds': 600})
     with disable_caching():
         _, node = run_get_node(process, code=code, metadata={'options': options}, **inputs)
     return node
@@ -133,11 +141,14 @@ def _failure(node: CalcJobNode, what: str, advice: str) -> Finding:
     )
 
 
-def _check_python(code: AbstractCode, _: str | None) -> Finding:
+def _check_python(code: AbstractCode, options: Mapping[str, Any], _: str | None) -> Finding:
     """Versions, device and one energy from the compute Python."""
+    from aiida.orm import Dict
     from aiida.plugins import CalculationFactory
 
-    node = _run(CalculationFactory('mlipal.doctor'), code)
+    one = {**options, 'gpus': 1} if options.get('gpus') else options
+    settings = Dict({'device': 'cuda'} if options.get('gpus') else {})
+    node = _run(CalculationFactory('mlipal.doctor'), code, one, settings=settings)
     if not node.is_finished_ok:
         advice = f'Install what is missing: `{code.filepath_executable} -m pip install mace-torch torch-sim-atomistic`.'
         return _failure(node, code.full_label, advice)
@@ -148,7 +159,7 @@ def _check_python(code: AbstractCode, _: str | None) -> Finding:
     return Finding(what=code.full_label, found=found + (f'; energy {energy:.6f} eV' if energy is not None else ''))
 
 
-def _check_pw(code: AbstractCode, family: str | None) -> Finding:
+def _check_pw(code: AbstractCode, options: Mapping[str, Any], family: str | None) -> Finding:
     """Version and one energy from pw.x: a lone atom of the family's lightest element at Γ."""
     from aiida.orm import Dict, KpointsData, StructureData
     from aiida.plugins import CalculationFactory
@@ -169,6 +180,7 @@ def _check_pw(code: AbstractCode, family: str | None) -> Finding:
     node = _run(
         CalculationFactory('quantumespresso.pw'),
         code,
+        _serial(options),
         structure=StructureData(ase=Atoms(element, cell=[4.0, 4.0, 4.0], pbc=True)),
         pseudos={element: pseudos.get_pseudo(element)},
         kpoints=kpoints,
@@ -185,7 +197,12 @@ def _check_pw(code: AbstractCode, family: str | None) -> Finding:
     return Finding(what=code.full_label, found=f'pw.x {version}; energy of a test cell {results["energy"]:.6f} eV')
 
 
-def _check_cp2k(code: AbstractCode, _: str | None) -> Finding:
+def _serial(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a stage without its resources: a test cell has too few bands for many ranks."""
+    return {name: value for name, value in options.items() if name != 'resources'}
+
+
+def _check_cp2k(code: AbstractCode, options: Mapping[str, Any], _: str | None) -> Finding:
     """Version and one energy from CP2K: a hydrogen molecule with xTB, which needs no basis set."""
     import re
 
@@ -202,7 +219,7 @@ def _check_cp2k(code: AbstractCode, _: str | None) -> Finding:
     atoms = Atoms('H2', positions=[[3.0, 3.0, 2.6], [3.0, 3.0, 3.4]], cell=[6.0, 6.0, 6.0], pbc=True)
     dft = {'QS': {'METHOD': 'XTB', 'XTB': {'DO_EWALD': True}}, 'SCF': {'OT': {'PRECONDITIONER': 'FULL_SINGLE_INVERSE'}}}
     parameters = {'GLOBAL': {'RUN_TYPE': 'ENERGY'}, 'FORCE_EVAL': {'METHOD': 'QUICKSTEP', 'DFT': dft}}
-    node = _run(calculation, code, structure=StructureData(ase=atoms), parameters=Dict(parameters))
+    node = _run(calculation, code, _serial(options), structure=StructureData(ase=atoms), parameters=Dict(parameters))
     if not node.is_finished_ok:
         advice = (
             f'Try `{code.filepath_executable}` by hand on {code.computer.label}; '

@@ -84,7 +84,8 @@ def _plan(campaign: Campaign, builder: ProcessBuilder) -> str:
         options['prescreen'] = dict(builder.prescreen.engine_inputs['options'])
     for stage in ('train', 'explore'):
         codes[stage], options[stage] = builder[stage].mace.code, builder[stage].mace.metadata.options
-    rows: list[list[object]] = [['stage', 'code', 'computer', 'scheduler', 'machines x ranks', 'queue', 'wall time']]
+    head = ['stage', 'code', 'computer', 'scheduler', 'machines x ranks', 'GPUs', 'queue', 'wall time']
+    rows: list[list[object]] = [[*head]]
     for stage in (name for name in ('label', 'train', 'explore', 'prescreen', 'evaluate') if name in codes):
         given, computer = options[stage], codes[stage].computer
         resources = given.get('resources', {})
@@ -97,6 +98,7 @@ def _plan(campaign: Campaign, builder: ProcessBuilder) -> str:
                 f'{computer.label} ({computer.hostname})',
                 computer.scheduler_type,
                 f'{resources.get("num_machines", 1)} x {ranks}',
+                given.get('gpus'),
                 given.get('queue_name'),
                 duration(wall) if wall else None,
             ]

@@ -18,6 +18,7 @@ _EXIT_CODES: Final = {
     'out_of_memory': 'ERROR_OUT_OF_MEMORY',
     'non_finite': 'ERROR_NON_FINITE',
     'missing_package': 'ERROR_MISSING_PACKAGE',
+    'settings_refused': 'ERROR_SETTINGS_REFUSED',
 }
 
 

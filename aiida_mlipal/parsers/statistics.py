@@ -10,5 +10,6 @@ __all__ = ('statistics',)
 
 
 def statistics(result: dict[str, Any]) -> Dict:
-    """Return what the runner found, with versions, device and wall time, as an unstored node."""
-    return Dict({**result['results'], **{key: result[key] for key in ('software', 'device', 'wall_s')}})
+    """Return what the runner found, with versions, device, wall time and the wait for a GPU, as an unstored node."""
+    common = {key: result[key] for key in ('software', 'device', 'wall_s', 'gpu_wait_s') if key in result}
+    return Dict({**result['results'], **common})

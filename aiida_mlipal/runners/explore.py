@@ -12,6 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
+from aiida_mlipal.runners.cueq import accelerate_models
 from aiida_mlipal.runners.dynamics import Replica, Trajectory, propagate
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
@@ -209,7 +210,9 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     plan = from_dict(ExplorationSettings, settings)
     torch.set_num_threads(plan.threads)
     models = load_models(member_files(folder), device=plan.device, dtype=plan.dtype)
-    pool, evaluation, results = explore(Configurations.load(folder / 'starts.npz'), models, plan)
+    starts = Configurations.load(folder / 'starts.npz')
+    models, cueq = accelerate_models(models, starts, plan.enable_cueq)
+    pool, evaluation, results = explore(starts, models, plan)
     pool.save(folder / 'pool.npz')
     evaluation.save(folder / 'evaluation.npz')
-    return {'results': results}
+    return {'results': {**results, **cueq}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +25,22 @@ __all__ = ('compute', 'run')
 _REUSED: Final = ('mace',)
 
 
-def _maker(settings: LabelSettings, model_files: Sequence[str]) -> Callable[[Configurations, int], Any]:
-    """Return the function that provides the calculator of a frame."""
+def _maker(
+    settings: LabelSettings, model_files: Sequence[str], frames: Configurations, found: dict[str, Any]
+) -> Callable[[Configurations, int], Any]:
+    """Return the function that provides the calculator of a frame; what is to be recorded of it goes into ``found``."""
     cls = calculator_class(settings)
     parameters: dict[str, Any] = dict(settings.parameters)
     if model_files:
         parameters['model_paths'] = list(model_files)
     if settings.name in _REUSED:
-        calculator = cls(**parameters)
+        if parameters.pop('enable_cueq', False):
+            from aiida_mlipal.runners.cueq import accelerate_calculator
+
+            samples = (_atoms(frames, index) for index in range(len(frames)))
+            calculator, found['cueq'] = accelerate_calculator(partial(cls, **parameters), samples)
+        else:
+            calculator = cls(**parameters)
         return lambda frames, index: calculator
 
     def make(frames: Configurations, index: int) -> Any:
@@ -83,13 +92,19 @@ def _single_point(atoms: Atoms, calculator: Any) -> dict[str, Any]:
 
 
 def compute(
-    frames: Configurations, rows: Sequence[int], settings: LabelSettings, model_files: Sequence[str] = ()
+    frames: Configurations,
+    rows: Sequence[int],
+    settings: LabelSettings,
+    model_files: Sequence[str] = (),
+    found: dict[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the lines of :mod:`aiida_mlipal.science.label_log` for these ``rows``, in their order.
 
     A frame that fails gives a reason instead of values. No frame depends on the one before.
+
+    :param found: takes up what is to be recorded of the calculator.
     """
-    make = _maker(settings, model_files)
+    make = _maker(settings, model_files, frames, {} if found is None else found)
     for index in rows:
         yield {'started': int(index)}
         start = time.perf_counter()
@@ -108,9 +123,9 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     previous = Configurations.load(left) if left.exists() else None
     rows = range(len(frames)) if previous is None else unfinished(previous)
     model_files = sorted(str(path) for path in folder.glob('member_*.model'))
-    path = folder / 'labels.jsonl'
+    path, found = folder / 'labels.jsonl', dict[str, Any]()
     with path.open('w', encoding='utf-8') as log:
-        for line in compute(frames, rows, from_dict(LabelSettings, settings), model_files):
+        for line in compute(frames, rows, from_dict(LabelSettings, settings), model_files, found):
             log.write(json.dumps(line) + '\n')
             log.flush()  # what comes next may kill this process
     labels, seconds = read_labels(path, frames, previous)
@@ -121,5 +136,6 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
             'n_rejected': len(frames) - n_labelled,
             'label_s': time.perf_counter() - start,
             'frame_wall_s': seconds,
+            **found,
         }
     }

@@ -14,10 +14,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ('RESULT', 'SETTINGS', 'describe_device', 'error_kind', 'main', 'software', 'to_json', 'write_json')
+from aiida_mlipal.runners.gpu_lock import hold_gpus
+
+__all__ = (
+    'RESULT',
+    'SETTINGS',
+    'SettingsRefused',
+    'describe_device',
+    'error_kind',
+    'main',
+    'software',
+    'to_json',
+    'write_json',
+)
 
 SETTINGS: Final = 'settings.json'
 RESULT: Final = 'result.json'
+
+#: What PyTorch, on the GPU and on the CPU, and the C++ below it say when memory has run out.
+_NO_MEMORY: Final = ('out of memory', 'outofmemory', 'allocate memory', 'not enough memory', 'bad_alloc')
 
 #: Import name -> distribution; those that were imported by the end of a run are recorded with their versions.
 _DISTRIBUTIONS: Final = {
@@ -30,6 +45,10 @@ _DISTRIBUTIONS: Final = {
     'torch': 'torch',
     'torch_sim': 'torch-sim-atomistic',
 }
+
+
+class SettingsRefused(ValueError):  # noqa: N818 - the settings are at fault, nothing broke
+    """A program on the compute node does not take the settings of a job: an unknown name, another version."""
 
 
 def to_json(value: Any) -> Any:
@@ -74,31 +93,32 @@ def describe_device(device: str) -> str:
 
 def error_kind(exception: BaseException) -> str:
     """Return the machine-readable kind of an error: what a workflow decides upon."""
-    text = str(exception).lower()
-    if (
-        isinstance(exception, MemoryError)
-        or 'out of memory' in text
-        or 'outofmemory' in type(exception).__name__.lower()
-    ):
+    text = f'{type(exception).__name__} {exception}'.lower()
+    if isinstance(exception, MemoryError) or any(words in text for words in _NO_MEMORY):
         return 'out_of_memory'
     if isinstance(exception, FloatingPointError):
         return 'non_finite'
     if isinstance(exception, ModuleNotFoundError):
         return 'missing_package'
+    if isinstance(exception, SettingsRefused):
+        return 'settings_refused'
     return 'exception'
 
 
 def main(run: Callable[[dict[str, Any], Path], dict[str, Any]]) -> None:
     """Call ``run(settings, folder)`` in the current folder and leave ``result.json``; exit with 1 if it raised.
 
-    ``result.json`` holds ``status`` (``ok`` or ``error``), ``software`` (versions), ``device``, ``wall_s`` and what
-    ``run`` returned; in the case of an error ``error``, ``kind`` (see :func:`error_kind`) and ``traceback``.
+    ``result.json`` holds ``status`` (``ok`` or ``error``), ``software`` (versions), ``device``, ``wall_s``, where the
+    job asked for a GPU of its own ``gpu_wait_s`` (before ``wall_s`` begins), and what ``run`` returned; in the case of
+    an error ``error``, ``kind`` (see :func:`error_kind`) and ``traceback``.
     """
     folder = Path.cwd()
     start = time.monotonic()
-    device = 'cpu'
+    device, waited = 'cpu', 0.0
     outcome: dict[str, Any]
     try:
+        waited = hold_gpus()
+        start = time.monotonic()
         settings = json.loads((folder / SETTINGS).read_text(encoding='utf-8'))
         device = str(settings.get('device', 'cpu'))
         outcome = {'status': 'ok', **run(settings, folder)}
@@ -111,6 +131,7 @@ def main(run: Callable[[dict[str, Any], Path], dict[str, Any]]) -> None:
         }
         traceback.print_exc()
     frame = {'software': software(), 'device': describe_device(device), 'wall_s': round(time.monotonic() - start, 3)}
-    write_json(folder / RESULT, {**frame, **outcome})
+    wait = {'gpu_wait_s': round(waited, 3)} if waited else {}
+    write_json(folder / RESULT, {**frame, **wait, **outcome})
     if outcome['status'] != 'ok':
         sys.exit(1)

@@ -9,6 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from aiida_mlipal.runners.committee import evaluate, load_models, member_files
+from aiida_mlipal.runners.cueq import accelerate_models
 from aiida_mlipal.science import eos
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
@@ -57,5 +58,6 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     torch.set_num_threads(plan.threads)
     models = load_models(member_files(folder), device=plan.device, dtype=plan.dtype)
     frames = Configurations.load(folder / 'configurations.npz')
+    models, cueq = accelerate_models(models, frames, plan.enable_cueq)
     evaluation = evaluate(frames, models, batch_atoms=plan.batch_atoms)
-    return {'results': {'eos': equations_of_state(frames, evaluation)}}
+    return {'results': {'eos': equations_of_state(frames, evaluation), **cueq}}

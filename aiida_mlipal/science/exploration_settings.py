@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiida_mlipal.science.inference_settings import check_device
-from aiida_mlipal.science.settings import check_integer, check_number
+from aiida_mlipal.science.settings import check_flag, check_integer, check_number
 
 __all__ = ('ExplorationSettings',)
 
@@ -38,6 +38,8 @@ class ExplorationSettings:
     dtype: str = 'float32'  #: of the model; positions and velocities are always double precision
     threads: int = 1
     batch_atoms: int = 0  #: atoms that move together, at most; 0 means 128 on the CPU and 8192 on a GPU
+    #: NVIDIA's cuEquivariance kernels, after the job has found that they agree with the plain ones on its own frames
+    enable_cueq: bool = False
 
     def __post_init__(self) -> None:
         for name in ('n_replicas_per_temperature', 'n_steps', 'stride', 'max_candidates', 'threads'):
@@ -58,6 +60,7 @@ class ExplorationSettings:
                 'lower `stride`.'
             )
         check_device(self.device, self.dtype)
+        check_flag('enable_cueq', self.enable_cueq)
 
     @property
     def n_replicas(self) -> int:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from aiida_mlipal.science.settings import check_integer, unknown_name
+from aiida_mlipal.science.settings import check_flag, check_integer, unknown_name
 
 __all__ = ('InferenceSettings', 'PropertiesSettings', 'check_device')
 
@@ -32,11 +32,14 @@ class InferenceSettings:
     dtype: str = 'float64'
     threads: int = 1
     batch_atoms: int = 256  #: atoms per batch, at most (a single frame may have more)
+    #: NVIDIA's cuEquivariance kernels, after the job has found that they agree with the plain ones on its own frames
+    enable_cueq: bool = False
 
     def __post_init__(self) -> None:
         check_device(self.device, self.dtype)
         check_integer('threads', self.threads)
         check_integer('batch_atoms', self.batch_atoms)
+        check_flag('enable_cueq', self.enable_cueq)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-__all__ = ('check_integer', 'check_number', 'from_dict', 'unknown_name')
+__all__ = ('check_flag', 'check_integer', 'check_number', 'from_dict', 'unknown_name')
 
 SettingsT = TypeVar('SettingsT')
 
@@ -40,6 +40,15 @@ def from_dict(cls: type[SettingsT], mapping: Mapping[str, Any]) -> SettingsT:
         return cls(**mapping)
     except TypeError as exception:
         raise ValueError(f'{name}: {exception}. Valid keys: {", ".join(sorted(valid))}.') from exception
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse anything but true or false.
+
+    :raises ValueError: naming the setting, what was found and what was expected.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'`{name}` must be true or false, got {value!r}.')
 
 
 def check_integer(name: str, value: object, *, at_least: int = 1) -> None:

@@ -14,11 +14,14 @@ from aiida_quantumespresso.workflows.protocols.utils import ProtocolMixin, recur
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
+from aiida_mlipal.workflows.gpu import check_gpus, with_device
 
-__all__ = ('CampaignBuilderMixin',)
+__all__ = ('CampaignBuilderMixin', 'job_options')
 
 #: Stage -> plugin of its code.
 STAGES = {'label': None, 'train': 'mlipal.mace.train', 'explore': 'mlipal.mace.train', 'evaluate': 'mlipal.mace.train'}
+#: Settings of the exploration that hold for the evaluation, too.
+_SHARED = ('device', 'enable_cueq', 'threads')
 
 
 class CampaignBuilderMixin(ProtocolMixin):
@@ -57,7 +60,7 @@ class CampaignBuilderMixin(ProtocolMixin):
             `selection`, `convergence`, `budget`, `validation`. `label` has `pseudo_family` for the engine
             `quantumespresso`, and `parameters` as the engine takes them. `prescreen` names a cheap `engine` and a
             `threshold`, and may hold what `label` holds; without it there is no prescreen.
-        :param options: `metadata.options` of each stage's jobs.
+        :param options: `metadata.options` of each stage's jobs; with `gpus` a stage runs on the device `cuda`.
         :raises ValueError: for anything that would fail later, with what to type instead.
         """
         parents = [structures] if isinstance(structures, orm.StructureData) else list(structures)
@@ -76,7 +79,7 @@ class CampaignBuilderMixin(ProtocolMixin):
             inputs[section] = recursive_merge(inputs[section], values)
         own_codes = {stage: code for stage, code in codes.items() if prescreen is None or stage != 'prescreen'}
         loaded = _load_codes(own_codes, engine)
-        stage_options = {stage: _options(loaded[stage], (options or {}).get(stage, {})) for stage in STAGES}
+        stage_options = {stage: job_options(loaded[stage], (options or {}).get(stage, {})) for stage in STAGES}
 
         builder: ProcessBuilder = cls.get_builder()
         builder.seed = orm.Int(seed)
@@ -85,27 +88,35 @@ class CampaignBuilderMixin(ProtocolMixin):
         builder.seeds.structures = {f'structure_{index:03d}': parent for index, parent in enumerate(parents)}
         builder.seeds.settings = orm.Dict(inputs['seeds'])
         label = {**inputs['label'], 'spin_polarised': bool(inputs['seeds'].get('initial_moments'))}
-        builder.label = _label_inputs(engine, loaded['label'], parents, label, stage_options['label'])
+        builder.label = _label_inputs('label', engine, loaded['label'], parents, label, stage_options['label'])
         if prescreen is not None:
             cheap, code, settings = _read_prescreen(prescreen, codes)
             # Forces are all that is compared, so a calculator without a stress will do.
             base = {**protocol_label, 'checks': {**protocol_label['checks'], 'require_stress': False}}
             label = {**_label_section(base, cheap, prescreen), 'spin_polarised': label['spin_polarised']}
-            cheap_options = _options(code, (options or {}).get('prescreen', {}))
-            builder.prescreen = {**_label_inputs(cheap, code, parents, label, cheap_options), 'settings': settings}
+            cheap_options = job_options(code, (options or {}).get('prescreen', {}))
+            labelling = _label_inputs('prescreen', cheap, code, parents, label, cheap_options)
+            builder.prescreen = {**labelling, 'settings': settings}
+        shared = {key: inputs['exploration'][key] for key in _SHARED if key in inputs['exploration']}
+        evaluation = with_device(shared, stage_options['evaluate'])
+        inputs['training'] = with_device(inputs['training'], stage_options['train'])
+        inputs['exploration'] = with_device(inputs['exploration'], stage_options['explore'])
+        training = {**inputs['training'], 'seeds': list(range(inputs['training']['n_members']))}
+        training.pop('n_members')
+        own = {'train': training, 'explore': {**inputs['exploration'], 'seed': seed}, 'evaluate': evaluation}
+        for stage, stage_settings in own.items():
+            check_gpus(stage, loaded[stage], f'mlipal.mace.{stage}', stage_settings, stage_options[stage])
         for section in ('training', 'exploration', 'selection', 'convergence', 'budget', 'validation'):
             builder[section] = orm.Dict(inputs[section])
-        evaluation = orm.Dict(
-            {key: value for key, value in inputs['exploration'].items() if key in ('device', 'threads')}
-        )
         if other_datasets:
             builder.train.other_datasets = dict(other_datasets)
         builder.train.mace = {'code': loaded['train'], 'metadata': {'options': stage_options['train']}}
         builder.explore.mace = {'code': loaded['explore'], 'metadata': {'options': stage_options['explore']}}
+        evaluation_settings = orm.Dict(evaluation)
         for stage in ('evaluate', 'properties'):
             builder[stage] = {
                 'code': loaded['evaluate'],
-                'settings': evaluation,
+                'settings': evaluation_settings,
                 'metadata': {'options': stage_options['evaluate']},
             }
         return builder
@@ -120,6 +131,7 @@ def _label_section(section: Mapping[str, Any], engine: str, given: Mapping[str, 
 
 
 def _label_inputs(
+    stage: str,
     engine: str,
     code: orm.AbstractCode,
     parents: Sequence[orm.StructureData],
@@ -127,12 +139,17 @@ def _label_inputs(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the inputs of a LabelWorkChain that the campaign passes on."""
+    if section['parameters'].get('calculator') == 'mace':
+        own = with_device(section['parameters'].get('parameters', {}), options)
+        section = {**section, 'parameters': {**section['parameters'], 'parameters': own}}
+    check_gpus(stage, code, load_engine(engine).plugin, section['parameters'], options)
     return {
         'engine': orm.Str(engine),
         'engine_inputs': load_engine(engine).build(code, parents, section, options),
         'checks': orm.Dict(section['checks']),
         'max_concurrent': orm.Int(section['max_concurrent']),
         'max_attempts': orm.Int(section['max_attempts']),
+        'frames_per_job': orm.Int(section['frames_per_job']),
         'reuse': orm.Bool(section['reuse']),
     }
 
@@ -169,7 +186,7 @@ def _load_codes(codes: Mapping[str, orm.AbstractCode | str], engine: str) -> dic
     return loaded
 
 
-def _options(code: orm.AbstractCode, given: Mapping[str, Any]) -> dict[str, Any]:
+def job_options(code: orm.AbstractCode, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job options of a stage: what was given over one process on one machine for a day."""
     defaults: dict[str, Any] = {'max_wallclock_seconds': 86400}
     if code.computer.scheduler_type == 'core.sge':

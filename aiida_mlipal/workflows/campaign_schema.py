@@ -112,6 +112,15 @@ class JobOptions(_Section):
     resources: dict[str, int | str] | None = Field(
         default=None, description='Machines and MPI ranks, for example {num_machines: 1, num_mpiprocs_per_machine: 4}.'
     )
+    gpus: int | None = Field(
+        default=None,
+        gt=0,
+        description='GPUs of one job. The directive of the scheduler follows from it, and `device: cuda`; without a '
+        'scheduler, jobs wait for each other.',
+    )
+    gpu_type: str | None = Field(
+        default=None, description='Type of GPU, by the name that the scheduler gives it, for example a100.'
+    )
     max_wallclock_seconds: int | None = Field(default=None, gt=0, description='Wall time limit of one job, in s.')
     queue_name: str | None = Field(default=None, description='Queue or partition.')
     account: str | None = Field(default=None, description='Account or project to charge.')
@@ -121,7 +130,7 @@ class JobOptions(_Section):
     )
     modules: list[str] = Field(default=[], description='Environment modules to load before the program starts.')
     custom_scheduler_commands: str | None = Field(
-        default=None, description="Further scheduler directives, for example '#SBATCH --gpus=1'."
+        default=None, description="Further scheduler directives, for example '#SBATCH --exclusive'."
     )
     environment_variables: dict[str, str] | None = Field(default=None, description='Environment variables of the job.')
     additional_retrieve_list: list[str] | None = Field(
@@ -187,6 +196,11 @@ class Label(_Stage):
     )
     max_concurrent: int | None = Field(default=None, gt=0, description='Labels that run at the same time.')
     max_attempts: int | None = Field(default=None, gt=0, description='Attempts at a label that fails.')
+    frames_per_job: int | None = Field(
+        default=None,
+        gt=0,
+        description='Short calculations that may share one job, where the engine can do that; 1 for none.',
+    )
     clean_workdir: bool | None = Field(
         default=None, description='Remove the work folder of a label as soon as it is in the repository.'
     )

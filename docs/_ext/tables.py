@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sphinx.pycode import ModuleAnalyzer
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -129,25 +131,49 @@ def entry_point_tables() -> str:
 
 def settings() -> str:
     """Return one table for each mapping of settings, with the comments of its dataclass as the meanings."""
-    from sphinx.pycode import ModuleAnalyzer
-
     from aiida_mlipal.workflows.checks import settings_class
 
     parts = []
-    for section in ('train', 'explore', 'selection', 'convergence', 'budget'):
+    for section in ('explore', 'selection', 'convergence', 'budget'):
         cls, reserved = settings_class(section)
-        comments = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
-        rows = []
-        for field in dataclasses.fields(cls):
-            if field.name in reserved:
-                continue  # the campaign fills these in, from its seed
-            factory = field.default_factory
-            default = field.default if factory is dataclasses.MISSING else factory()
-            meaning = ' '.join(comments.get((cls.__name__, field.name), [])).replace('``', '`').strip()
-            rows.append((f'`{field.name}`', f'`{default}`', meaning))
-        title = f'Settings of `{section}`' if section in ('train', 'explore') else f'`{section}`'
+        # The campaign fills in what is reserved, from its seed.
+        rows = [row for name, *row in _settings_rows(cls) if name not in reserved]
+        title = 'Settings of `explore`' if section == 'explore' else f'`{section}`'
         parts.append(f'### {title}\n\n{_table(("key", "default", "meaning"), rows)}')
     return '\n'.join(parts)
+
+
+def _settings_rows(cls: type) -> Iterable[tuple[str, str, str, str]]:
+    """Yield name, key, default and meaning of each field of a dataclass; meanings are its comments."""
+    comments = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
+    for field in dataclasses.fields(cls):
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        text = 'required' if default is dataclasses.MISSING else f'`{default}`'
+        meaning = ' '.join(comments.get((cls.__name__, field.name), [])).replace('``', '`').strip()
+        yield field.name, f'`{field.name}`', text, meaning
+
+
+def training() -> str:
+    """Return the table of the settings of a training, with the options of MACE that follow from each."""
+    from aiida_mlipal.science.mace_options import SETTING_OF
+    from aiida_mlipal.science.training_settings import TrainingSettings
+
+    options: dict[str, list[str]] = {}
+    for option, setting in SETTING_OF.items():
+        options.setdefault(setting, []).append(f'`--{option}`')
+    rows = [
+        (key, default, ', '.join(options.get(name, [])), meaning)
+        for name, key, default, meaning in _settings_rows(TrainingSettings)
+    ]
+    return _table(('key', 'default', 'option of MACE', 'meaning'), rows)
+
+
+def refused_options() -> str:
+    """Return the table of MACE's options that cannot be given."""
+    from aiida_mlipal.science.mace_options import REFUSED
+
+    return _table(('option of MACE', 'instead'), [(f'`{option}`', reason) for option, reason in REFUSED.items()])
 
 
 def generators() -> str:
@@ -194,6 +220,8 @@ TABLES: dict[str, Callable[[], str]] = {
     'nodes': nodes,
     'entry_points': entry_point_tables,
     'settings': settings,
+    'training': training,
+    'refused_options': refused_options,
     'generators': generators,
     'protocols': protocols,
 }

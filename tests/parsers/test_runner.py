@@ -25,6 +25,7 @@ def _error(kind, error='RuntimeError: bad luck'):
         (_error('out_of_memory'), 311, 'bad luck.*lower `batch_size`'),
         (_error('non_finite'), 312, 'bad luck'),
         (_error('missing_package', "ModuleNotFoundError: No module named 'mace'"), 313, "named 'mace'.*pip install"),
+        (_error('settings_refused'), 314, 'nothing was computed, mend `settings` and submit again: .*bad luck'),
         (_error('a kind of tomorrow'), 310, 'bad luck'),
     ],
 )

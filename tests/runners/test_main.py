@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from aiida_mlipal.runners.main import error_kind, main, to_json
+from aiida_mlipal.runners.main import SettingsRefused, error_kind, main, to_json
 
 
 @pytest.fixture
@@ -60,8 +60,11 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), 'out_of_memory'),
         (OutOfMemoryError('CUDA'), 'out_of_memory'),
         (RuntimeError('CUDA error: out of memory'), 'out_of_memory'),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 'out_of_memory'),
+        (RuntimeError('std::bad_alloc'), 'out_of_memory'),
         (FloatingPointError('nan'), 'non_finite'),
         (ModuleNotFoundError("No module named 'mace'"), 'missing_package'),
+        (SettingsRefused('no such option'), 'settings_refused'),
         (RuntimeError('something'), 'exception'),
     ],
 )
