@@ -20,8 +20,9 @@ setup: ## Install what is missing: Quantum ESPRESSO, a virtual environment, the 
 demo: setup ## Run a real silicon campaign in .demo/ and write its report
 	@scripts/demo.sh
 
-test: setup ## Run the tests, with the real codes
-	$(PY) -m pytest -m 'not long' --durations=15
+test: setup ## Run the tests, with the real codes: each file in one of several processes, then whole campaigns
+	$(PY) -m pytest -m 'not long' --durations=15 --ignore tests/integration -n logical --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -m 'not long' --durations=15 tests/integration
 
 test-long: setup ## Run the tests that take minutes each
 	$(PY) -m pytest -m long --durations=0
