@@ -49,9 +49,10 @@ def command(
     dry_run: bool,
     target: str | None,
 ) -> None:
-    """Make one labelled dataset per level of theory from finished pw.x calculations, every ionic step a frame.
+    """Make one labelled dataset per level of theory from finished pw.x and CP2K calculations.
 
-    What an earlier harvest has made is used again: the same call stores nothing, and new calculations are added.
+    Every ionic step is a frame. What an earlier harvest has made is used again: the same call stores nothing, and new
+    calculations are added.
     """
     from aiida_mlipal.calculations.functions.harvest import THIN_DISTANCE, HarvestSettings
     from aiida_mlipal.cli.common import require_profile

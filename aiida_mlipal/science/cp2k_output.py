@@ -1,4 +1,4 @@
-"""What CP2K printed about one single point: energy, forces, stress, spin, and whether the SCF converged.
+"""What CP2K printed about single points and ionic steps: energy, forces, stress, spin, and whether the SCF converged.
 
 Both styles of the tables are read: those of version 2024 and before (``ATOMIC FORCES in [a.u.]``, up to 7 also
 ``STRESS TENSOR [GPa]``) and those with a bar since then (``FORCES|``, ``STRESS|``, in GPa or bar). CP2K prints the
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.science.units import BOHR, GPA, HARTREE_TO_EV
 
-__all__ = ('SinglePoint', 'read_single_point')
+__all__ = ('SinglePoint', 'read_evaluations', 'read_single_point')
 
 _ENERGY: Final = re.compile(r'^ ENERGY\| Total FORCE_EVAL.*[\[(](.+?)[\])]:?\s+(\S+)\s*$', re.MULTILINE)
 _FORCES: Final = re.compile(r'^ (?:ATOMIC FORCES in|FORCES\| Atomic forces) \[(.+?)\]', re.MULTILINE)
@@ -27,6 +27,8 @@ _STRESS: Final = re.compile(
 #: Charge and spin of the whole cell, the last line of the Mulliken analysis of an unrestricted calculation.
 _SPIN: Final = re.compile(r'^ # Total charge and spin\s+\S+\s+\S+\s+\S+\s+(\S+)\s*$', re.MULTILINE)
 
+_NOT_CONVERGED: Final = 'SCF run NOT converged'
+
 _ENERGY_UNITS: Final = {'a.u.': HARTREE_TO_EV, 'hartree': HARTREE_TO_EV}
 _FORCE_UNITS: Final = {'a.u.': HARTREE_TO_EV / BOHR, 'hartree/bohr': HARTREE_TO_EV / BOHR, 'ev/angstrom': 1.0}
 _STRESS_UNITS: Final = {'gpa': GPA, 'bar': 1e-4 * GPA}
@@ -34,7 +36,7 @@ _STRESS_UNITS: Final = {'gpa': GPA, 'bar': 1e-4 * GPA}
 
 @dataclass(frozen=True)
 class SinglePoint:
-    """One CP2K single point. What was not printed, or is no number, is ``None``."""
+    """One evaluation of energy and forces. What was not printed, or is no number, is ``None``."""
 
     energy: float | None  #: eV, the last total energy; with smearing the free energy, which belongs to the forces
     forces: NDArray[np.float64] | None  #: eV/Å, shape ``(n_atoms, 3)``
@@ -53,8 +55,33 @@ def read_single_point(text: str) -> SinglePoint:
         forces=_forces(text),
         stress=_stress(text),
         magnetization=_last_number(_SPIN, text),
-        converged='SCF run NOT converged' not in text,
+        converged=_NOT_CONVERGED not in text,
     )
+
+
+def read_evaluations(text: str) -> list[SinglePoint]:
+    """Return every evaluation of the energy, in order: ionic steps, and the trials of a line search between them.
+
+    SCF and spin stand before the energy of an evaluation, forces and stress behind it.
+
+    :raises ValueError: for a unit that is not known here.
+    """
+    matches = list(_ENERGY.finditer(text))
+    ends = [0, *(match.end() for match in matches)]
+    starts = [*(match.start() for match in matches), len(text)]
+    evaluations = []
+    for index, match in enumerate(matches):
+        before, behind = text[ends[index] : starts[index]], text[ends[index + 1] : starts[index + 1]]
+        evaluations.append(
+            SinglePoint(
+                energy=_energy(match[0]),
+                forces=_forces(behind),
+                stress=_stress(behind),
+                magnetization=_last_number(_SPIN, before),
+                converged=_NOT_CONVERGED not in before,
+            )
+        )
+    return evaluations
 
 
 def _factor(units: dict[str, float], unit: str, what: str) -> float:

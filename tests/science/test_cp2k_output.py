@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import units
 
-from aiida_mlipal.science.cp2k_output import read_single_point
+from aiida_mlipal.science.cp2k_output import read_evaluations, read_single_point
 
 #: Two atoms, forces 0.01, -0.02, 0.03 Ha/bohr and the opposite.
 OLD_FORCES = """
@@ -112,3 +112,22 @@ def test_what_is_missing_or_no_number_is_none():
 def test_an_unknown_unit_is_refused():
     with pytest.raises(ValueError, match=r'printed the stress in `kbar`, expected one of .*gpa'):
         read_single_point(NEW_STRESS.replace('[bar]', '[kbar]'))
+
+
+def test_evaluations_in_order():
+    """SCF and spin before an energy are of that energy, forces and stress behind it too; a trial may have no forces."""
+    energy = ' ENERGY| Total FORCE_EVAL ( QS ) energy [a.u.]:   {}\n'
+    spin = ' # Total charge and spin    1.0  1.0  0.0  {}\n'
+    text = (
+        spin.format(1.0) + energy.format(-1.5) + OLD_FORCES + ' *** WARNING : SCF run NOT converged ***\n'
+        + spin.format(2.0) + energy.format(-2.5) + spin.format(3.0) + energy.format(-3.5) + NEW_FORCES + OLD_STRESS
+    )  # fmt: skip
+    first, trial, last = read_evaluations(text)
+    np.testing.assert_allclose([item.energy / units.Ha for item in (first, trial, last)], [-1.5, -2.5, -3.5], rtol=1e-9)
+    assert [item.magnetization for item in (first, trial, last)] == [1.0, 2.0, 3.0]
+    assert [item.converged for item in (first, trial, last)] == [True, False, True]
+    assert trial.forces is None
+    np.testing.assert_allclose(first.forces, last.forces)
+    assert first.stress is None
+    assert last.stress is not None
+    assert read_evaluations('') == []

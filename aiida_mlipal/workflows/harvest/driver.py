@@ -14,14 +14,15 @@ from aiida_mlipal.calculations.functions.harvest import HarvestSettings, assembl
 from aiida_mlipal.calculations.functions.labels import CHUNK_SIZE, chunk_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.workflows.harvest.cp2k import Cp2kReader
 from aiida_mlipal.workflows.harvest.levels import Level, level_of, matching, sort_by_level
 from aiida_mlipal.workflows.harvest.pw import PwReader
-from aiida_mlipal.workflows.harvest.sources import Reader, Source, calculations_of, find_calculations
+from aiida_mlipal.workflows.harvest.sources import Reader, Source, find_calculations
 
 __all__ = ('READERS', 'Harvest', 'HarvestedLevel', 'harvest')
 
 #: One reader per code.
-READERS: Final[tuple[Reader, ...]] = (PwReader(),)
+READERS: Final[tuple[Reader, ...]] = (PwReader(), Cp2kReader())
 #: A chunk is closed when it holds so many atoms, so that neither a node nor the memory grows without bound.
 _MAX_CHUNK_ATOMS: Final = 500_000
 
@@ -70,10 +71,14 @@ def harvest(
     levels: list[HarvestedLevel] = []
     left_out: Counter[str] = Counter()
     wanted = level_of(level_of_theory_of) if level_of_theory_of is not None else None
+    example = level_of_theory_of if isinstance(level_of_theory_of, orm.CalcJobNode) else None
+    code = _code_of(example) if example is not None else wanted.get('code') if wanted is not None else None
     for reader in READERS:
         pks, n_labels = find_calculations(reader.plugin, group, since)
-        example = calculations_of(level_of_theory_of) if level_of_theory_of is not None and wanted is None else set()
-        sources, reasons = reader.sources(pks | example)
+        if code not in (None, reader.plugin):
+            left_out[f'the level of theory asked for is none of {reader.plugin}'] += len(pks)
+            continue
+        sources, reasons = reader.sources(pks if example is None else pks | {example.pk})
         left_out += reasons
         if n_labels:
             left_out['a label of a campaign already'] += n_labels
@@ -81,16 +86,30 @@ def harvest(
             level, reasons = matching(sources, wanted)
             found = [level] if level.sources else []
         else:
-            found, reasons = sort_by_level(sources)
+            found, reasons = sort_by_level(sources, reader.usual_rule)
         left_out += reasons
-        if example:
-            others = [level for level in found if not example & {source.calculation for source in level.sources}]
+        if example is not None:
+            others = [level for level in found if example.pk not in {source.calculation for source in level.sources}]
             left_out['another level of theory'] += sum(len(level.sources) for level in others)
             found = [level for level in found if level not in others]
             if not found:
-                raise ValueError(f'calculation {min(example)} has nothing to harvest: {"; ".join(left_out)}.')
+                raise ValueError(f'calculation {example.pk} has nothing to harvest: {"; ".join(left_out)}.')
         levels += [_harvest_level(reader, level, settings, dry_run) for level in found]
     return Harvest(levels=levels, left_out=+left_out)
+
+
+def _code_of(calculation: orm.CalcJobNode) -> str:
+    """Return the plugin of a calculation.
+
+    :raises ValueError: if there is no reader for it.
+    """
+    plugin = str(calculation.process_type or '').removeprefix('aiida.calculations:')
+    readable = [reader.plugin for reader in READERS]
+    if plugin not in readable:
+        raise ValueError(
+            f'calculation {calculation.pk} is one of `{plugin}`, of which nothing is harvested; give one of {readable}.'
+        )
+    return plugin
 
 
 def _harvest_level(reader: Reader, level: Level, settings: HarvestSettings, dry_run: bool) -> HarvestedLevel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aiida import orm
 
@@ -14,30 +14,15 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.kpoint_rules import Interval, common_distances
 from aiida_mlipal.science.level_of_theory import canonical, difference, digest
 from aiida_mlipal.workflows.engines import load_engine
-from aiida_mlipal.workflows.harvest.sources import Source
+from aiida_mlipal.workflows.harvest.sources import Rule, Source
 
 __all__ = ('Level', 'level_of', 'matching', 'sort_by_level')
 
-#: 1/Å. Where only molecules or atoms were computed, any rule gives their mesh; this is that of the default protocol.
-_ANY_DISTANCE: Final = 0.15
 #: What an isolated atom, with its own smearing and spin at Γ, need not share with the frames.
 _FREE_FOR_ATOMS: Final = (
     'occupations', 'smearing', 'degauss', 'nspin', 'tot_magnetization', 'assume_isolated', 'nbnd', 'vdw_corr',
+    'VDW_POTENTIAL',
 )  # fmt: skip
-
-
-class _Rule(NamedTuple):
-    """One rule for k-points."""
-
-    distance: float
-    offset: tuple[float, ...]
-
-    def gives(self, source: Source) -> bool:
-        """Return whether an engine with this rule would take the mesh of ``source``."""
-        if source.interval is None or source.offset is None:
-            return True
-        shifted = [bool(value) for value in self.offset]
-        return source.interval[0] <= self.distance < source.interval[1] and shifted == [bool(v) for v in source.offset]
 
 
 @dataclass(frozen=True)
@@ -74,29 +59,31 @@ def level_of(node: orm.Node) -> dict[str, Any] | None:
     )
 
 
-def _describe(rest: Mapping[str, Any], by_element: Mapping[str, Any], rule: _Rule) -> dict[str, Any]:
+def _describe(rest: Mapping[str, Any], by_element: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     """Put a level of theory together, as the engine would write it."""
-    k_points = {'distance': rule.distance, 'offset': list(rule.offset), 'mesh_of': 'reference cell'}
-    description: dict[str, Any] = plain(canonical({**rest, **by_element, 'k_points': k_points}))
+    stated = {
+        name: {element: value for element, value in values.items() if value} for name, values in by_element.items()
+    }
+    found = {name: values for name, values in stated.items() if values}
+    description: dict[str, Any] = plain(canonical({**rest, **found, 'k_points': rule}))
     return description
 
 
-def _rest_for_atoms(rest: Mapping[str, Any]) -> dict[str, Any]:
-    system = {key: value for key, value in rest.get('system', {}).items() if key not in _FREE_FOR_ATOMS}
-    return {**rest, 'system': system}
-
-
-def _rule_of(description: Mapping[str, Any]) -> _Rule:
-    k_points = description['k_points']
-    return _Rule(float(k_points['distance']), tuple(map(float, k_points['offset'])))
+def _for_atoms(value: Any) -> Any:
+    """Return a level of theory without what isolated atoms need not share."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _for_atoms(item) for key, item in value.items() if key not in _FREE_FOR_ATOMS}
 
 
 def _ours(source: Source, description: Mapping[str, Any]) -> dict[str, Any]:
     """Return a level of theory as a calculation without some of its elements would have it."""
-    ours = dict(description)
-    for name, values in source.by_element.items():
-        ours[name] = {element: value for element, value in ours.get(name, {}).items() if element in values}
-    return ours
+    rest = {name: value for name, value in description.items() if name not in source.by_element}
+    by_element = {
+        name: {element: value for element, value in description.get(name, {}).items() if element in values}
+        for name, values in source.by_element.items()
+    }
+    return _describe(rest, by_element, description['k_points'])
 
 
 def matching(sources: Sequence[Source], description: Mapping[str, Any]) -> tuple[Level, Counter[str]]:
@@ -104,26 +91,30 @@ def matching(sources: Sequence[Source], description: Mapping[str, Any]) -> tuple
     left_out: Counter[str] = Counter()
     taken = []
     for source in sources:
-        if description.get('code') != source.rest['code'] or 'k_points' not in description:
-            left_out[f'the level of theory asked for is none of {source.rest["code"]}'] += 1
+        if 'k_points' not in description:
+            left_out['the level of theory asked for has no rule for k-points'] += 1
             continue
-        rule = _rule_of(description)
+        rule = description['k_points']
         theirs = _describe(source.rest, source.by_element, rule)
         ours = _ours(source, description)
         if source.isolated:
-            theirs, ours = _rest_for_atoms(theirs), _rest_for_atoms(ours)
+            theirs, ours = _for_atoms(theirs), _for_atoms(ours)
         lines = difference(ours, theirs)
         if lines:
             left_out[f'another level of theory: {"; ".join(lines)}'] += 1
-        elif not rule.gives(source):
-            left_out[f'another mesh of k-points than the distance of {rule.distance:g} 1/Å gives'] += 1
+        elif not source.k_points.given_by(rule):
+            given = 'Γ alone' if isinstance(rule, str) else f'the distance of {rule["distance"]:g} 1/Å gives'
+            left_out[f'another mesh of k-points than {given}'] += 1
         else:
             taken.append(source)
     return Level(dict(description), taken), left_out
 
 
-def sort_by_level(sources: Sequence[Source]) -> tuple[list[Level], Counter[str]]:
-    """Return the levels of theory of ``sources``, the one with most calculations first, and what fits none, counted."""
+def sort_by_level(sources: Sequence[Source], usual_rule: Rule) -> tuple[list[Level], Counter[str]]:
+    """Return the levels of theory of ``sources``, the one with most calculations first, and what fits none, counted.
+
+    :param usual_rule: the rule of calculations that any rule gives, if there are no others.
+    """
     groups: list[_Group] = []
     for source in sources:
         if not source.isolated:
@@ -134,9 +125,9 @@ def sort_by_level(sources: Sequence[Source]) -> tuple[list[Level], Counter[str]]
             group.add(source)
     levels = []
     for group in groups:
-        for rule in _rules(group):
+        for rule in _rules(group) or [usual_rule]:
             description = _describe(group.rest, group.by_element, rule)
-            levels.append(Level(description, [source for source in group.members if rule.gives(source)]))
+            levels.append(Level(description, [item for item in group.members if item.k_points.given_by(rule)]))
     left_out: Counter[str] = Counter()
     for atom in (source for source in sources if source.isolated):
         homes = [level for level in levels if matching([atom], level.description)[0].sources]
@@ -173,43 +164,53 @@ class _Group:
         self.members.append(source)
 
 
-def _rules(group: _Group) -> list[_Rule]:
-    """Return the rules for k-points of calculations that are equal in all else.
+def _rules(group: _Group) -> list[Rule]:
+    """Return the rules for k-points of calculations that are equal in all else; none if any rule gives all of them.
 
     Rules that labels of this profile follow already come first, so that a harvest has the level of theory of the
-    campaigns it resembles, and the same one tomorrow when there are more calculations.
+    campaigns it resembles, and the same one tomorrow when there are more calculations. What was computed at Γ follows
+    a distance only if others that are equal in all else do.
     """
     known = _known_rules(group.rest, group.by_element)
-    waiting = [source for source in group.members if source.interval is not None]
-    rules: list[_Rule] = []
-    for rule in known:
-        if any(rule.gives(source) for source in waiting):
+    waiting = [source.k_points for source in group.members if source.k_points.rest is not None]
+    rules: list[Rule] = []
+
+    def take(rule: Rule) -> None:
+        nonlocal waiting
+        if any(k_points.given_by(rule) for k_points in waiting):
             rules.append(rule)
-            waiting = [source for source in waiting if not rule.gives(source)]
-    intervals: dict[tuple[float, ...], list[Interval]] = {}
-    for source in waiting:
-        if source.interval is not None and source.offset is not None:
-            intervals.setdefault(source.offset, []).append(source.interval)
-    for offset in sorted(intervals):
-        rules += [_Rule(distance, offset) for distance in common_distances(intervals[offset])]
-    return rules or [*known, _Rule(_ANY_DISTANCE, (0.0, 0.0, 0.0))][:1]
+            waiting = [k_points for k_points in waiting if not k_points.given_by(rule)]
+
+    for rule in known:
+        take(rule)
+    intervals: dict[str, tuple[Mapping[str, Any], list[Interval]]] = {}
+    for k_points in waiting:
+        if k_points.interval is not None and k_points.rest is not None and not k_points.gamma:
+            rest = k_points.rest
+            intervals.setdefault(digest(rest), (rest, []))[1].append(k_points.interval)
+    for rest, theirs in sorted(intervals.values(), key=lambda item: list(item[0].values())):
+        for distance in common_distances(theirs):
+            take({'distance': distance, **rest})
+    take('gamma')
+    return rules or known[:1]
 
 
-def _known_rules(rest: Mapping[str, Any], by_element: Mapping[str, Any]) -> list[_Rule]:
+def _known_rules(rest: Mapping[str, Any], by_element: Mapping[str, Any]) -> list[Rule]:
     """Return the rules of the labels of this profile that are of the same level of theory in all else, oldest first."""
     query = orm.QueryBuilder().append(
         ConfigurationsData,
         filters={'attributes.level_of_theory_hash': {'!==': ''}, 'attributes.level_of_theory.code': rest['code']},
         project=['id', 'attributes.level_of_theory_hash', 'attributes.level_of_theory'],
     )
-    rules: dict[str, _Rule] = {}
+    rules: dict[str, Rule] = {}
     for _, level_hash, description in sorted(query.all(), key=lambda row: row[0]):
         if level_hash not in rules and 'k_points' in description:
-            rule = _rule_of(description)
-            restricted = dict(description)
-            for name, values in by_element.items():
-                common = description.get(name, {}).keys() & values.keys()
-                restricted[name] = {**values, **{element: description[name][element] for element in common}}
-            if not difference(restricted, _describe(rest, by_element, rule)):
+            restricted = {
+                name: {element: description.get(name, {}).get(element, value) for element, value in values.items()}
+                for name, values in by_element.items()
+            }
+            others = {name: value for name, value in description.items() if name not in by_element}
+            rule = description['k_points']
+            if not difference(_describe(others, restricted, rule), _describe(rest, by_element, rule)):
                 rules[level_hash] = rule
-    return list(dict.fromkeys(rules.values()))
+    return list({digest({'rule': rule}): rule for rule in rules.values()}.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,15 +10,15 @@ import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 from ase import Atoms
-from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.units import BOHR, GPA, RY_TO_EV
 from aiida_mlipal.workflows.engines.pw_level_of_theory import pseudo_valence
+from aiida_mlipal.workflows.harvest.steps import labelled_steps
 
-__all__ = ('fixes_spin', 'harvest_pw', 'ionic_steps', 'is_isolated', 'namelists')
+__all__ = ('fixes_spin', 'harvest_pw', 'ionic_steps', 'namelists')
 
 _ARRAYS: Final = (
     'positions', 'cells', 'energy', 'forces', 'stress', 'total_magnetization', 'scf_iterations',
@@ -31,8 +30,6 @@ _FINAL_SCF: Final = b'final scf calculation at the relaxed structure'
 #: Largest change of a length since the plane waves were chosen. pw.x keeps them while the cell changes; 0.5 % change
 #: the effective cutoff by 1 %.
 _MAX_STRAIN: Final = 0.005
-#: Å. An atom farther than this from its images is an isolated one.
-_ISOLATED: Final = 10.0
 
 
 @calcfunction
@@ -63,14 +60,6 @@ def fixes_spin(system: Mapping[str, Any]) -> bool:
     return int(system.get('nspin', 1)) == 2 and moment is not None and float(moment).is_integer() and float(moment) >= 0
 
 
-def is_isolated(n_atoms: int, cell: Any) -> bool:
-    """Return whether a cell is a box around a single atom."""
-    if n_atoms != 1:
-        return False
-    heights = 1 / np.linalg.norm(np.linalg.inv(np.asarray(cell, dtype=float)), axis=0)
-    return bool((heights >= _ISOLATED).all())
-
-
 def ionic_steps(trajectory: orm.TrajectoryData, level_of_theory: Mapping[str, Any]) -> Configurations:
     """Return the ionic steps of one calculation."""
     calculation = trajectory.creator
@@ -88,54 +77,46 @@ def ionic_steps(trajectory: orm.TrajectoryData, level_of_theory: Mapping[str, An
         if final_scf:
             positions, cells = np.concatenate((positions, positions[-1:])), np.concatenate((cells, cells[-1:]))
             n_steps += 1
-    symbols = {item.name: item.symbol for item in structure.kinds}
-    numbers = np.array([atomic_numbers[symbols[site.kind_name]] for site in structure.sites])
-    name = hashlib.sha256(np.ascontiguousarray(positions).tobytes() + np.ascontiguousarray(cells).tobytes()).hexdigest()
     labels = _labels(arrays, n_steps, n_atoms, stdout)
+    iterations = labels.pop('scf_iterations')
     strains = _strains(cells, structure.cell)
     if final_scf:
         strains[-1] = 0.0
-    reasons = [_reason(labels, step, strains[step], parameters['ELECTRONS']) for step in range(n_steps)]
-    good = np.array([not reason for reason in reasons])
+    reasons = [
+        _reason(
+            labels['energy'][step], labels['forces'][step], iterations[step], strains[step], parameters['ELECTRONS']
+        )
+        for step in range(n_steps)
+    ]
+    if not any(structure.pbc):
+        labels['stress'] = np.full_like(labels['stress'], np.nan)
     system = parameters['SYSTEM']
     multiplicity = 0
     if fixes_spin(system) and 'tot_magnetization' not in level_of_theory.get('system', {}):
         multiplicity = int(system['tot_magnetization']) + 1
-    frames = [
-        Atoms(numbers=numbers, positions=positions[step], cell=cells[step], pbc=structure.pbc)
-        for step in range(n_steps)
-    ]
-    return Configurations.from_atoms(
-        frames,
+    symbols = {item.name: item.symbol for item in structure.kinds}
+    atoms = Atoms([symbols[site.kind_name] for site in structure.sites], cell=structure.cell, pbc=structure.pbc)
+    return labelled_steps(
+        atoms,
+        positions,
+        cells,
+        labels,
+        reasons,
+        kind=kind,
+        initial_moments=_moments(calculation, system, multiplicity),
         charge=round(float(system.get('tot_charge', 0))),
         multiplicity=multiplicity,
-        initial_moments=np.tile(_moments(calculation, system, multiplicity), n_steps),
-        reference_cell=np.asarray(structure.cell, dtype=float),
-        energy=np.where(good, labels['energy'], np.nan),
-        forces=np.where(good[:, None, None], labels['forces'], np.nan).reshape(-1, 3),
-        stress=np.where(good[:, None] & any(structure.pbc), labels['stress'], np.nan),
-        magnetization=np.where(good, labels['magnetization'], np.nan),
-        scf_force_error=np.where(good, labels['scf_force_error'], np.nan),
-        status=np.where(good, 'labelled', 'rejected'),
-        reason=reasons,
-        role='isolated_atom' if is_isolated(n_atoms, structure.cell) else 'train',
-        origin='harvest',
-        trajectory=f'{kind}-{name[:12]}',
-        step=np.arange(n_steps),
     )
 
 
 def _reason(
-    labels: Mapping[str, NDArray[Any]],
-    step: int,
-    strain: float,
-    electrons: Mapping[str, Any],
+    energy: float, forces: NDArray[np.float64], iterations: float, strain: float, electrons: Mapping[str, Any]
 ) -> str:
     """Return why a step is no label, or an empty string."""
-    if not np.isfinite(labels['energy'][step]) or not np.isfinite(labels['forces'][step]).all():
+    if not np.isfinite(energy) or not np.isfinite(forces).all():
         return 'energy or forces are missing'
     limit = int(electrons.get('electron_maxstep', 100))
-    if not electrons.get('scf_must_converge', True) and not labels['scf_iterations'][step] < limit:
+    if not electrons.get('scf_must_converge', True) and not iterations < limit:
         return f'the SCF did not converge in {limit} steps'
     if strain > _MAX_STRAIN:
         return (

@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from math import inf
+from typing import Any, ClassVar, Final, Protocol
 
 from aiida import orm
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.kpoint_rules import Interval
+from aiida_mlipal.science.level_of_theory import difference
 
-__all__ = ('Reader', 'Source', 'batches', 'calculations_of', 'find_calculations')
+__all__ = ('ANY_RULE', 'KPoints', 'Reader', 'Rule', 'Source', 'calculations_of', 'find_calculations')
 
-#: Databases bound the number of parameters of one query.
-_BATCH: Final = 500
+#: The entry ``k_points`` of a level of theory.
+Rule = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KPoints:
+    """Which rules for k-points, as a level of theory states them, give the mesh of a calculation.
+
+    A rule is ``'gamma'``, or a distance and what else the engine of the code says of it.
+    """
+
+    interval: Interval | None  #: 1/Å, distances that do; ``None`` if none does
+    rest: Mapping[str, Any] | None  #: the rule without its distance; ``None`` if it does not matter
+    gamma: bool = False  #: whether ``'gamma'`` does, too
+
+    def given_by(self, rule: Rule) -> bool:
+        """Return whether an engine with this rule would take the mesh."""
+        if isinstance(rule, str):
+            return self.gamma
+        distance = float(rule['distance'])
+        if self.interval is None or not self.interval[0] <= distance < self.interval[1]:
+            return False
+        return self.rest is None or not difference({**self.rest, 'distance': distance}, rule)
+
+
+#: Where any rule does: an isolated atom is computed at Γ whatever the rule.
+ANY_RULE: Final = KPoints(interval=(0.0, inf), rest=None, gamma=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +52,8 @@ class Source:
     """One finished calculation, as far as it matters before its arrays are read.
 
     ``rest`` is its level of theory without what depends on the elements (``by_element``: for example
-    ``{'pseudopotentials': {'Si': md5}}``) and without the rule for k-points. ``interval`` and ``offset`` describe the
-    rules that give its mesh; ``None`` where any rule does (a molecule, an isolated atom).
+    ``{'pseudopotentials': {'Si': md5}}``; an empty value stands for an element about which the level says nothing) and
+    without the rule for k-points.
     """
 
     calculation: int  #: PK
@@ -34,9 +61,8 @@ class Source:
     n_frames: int
     n_atoms: int
     rest: Mapping[str, Any]
-    by_element: Mapping[str, Mapping[str, str]]
-    interval: Interval | None
-    offset: tuple[float, ...] | None
+    by_element: Mapping[str, Mapping[str, Any]]
+    k_points: KPoints
     isolated: bool
 
 
@@ -45,6 +71,8 @@ class Reader(Protocol):
 
     #: Entry point of its CalcJob.
     plugin: str
+    #: The rule for calculations that any rule gives.
+    usual_rule: ClassVar[Rule]
 
     def sources(self, pks: Collection[int]) -> tuple[list[Source], Counter[str]]:
         """Return what these calculations offer, and for those that offer nothing the reasons, counted."""
@@ -54,13 +82,6 @@ class Reader(Protocol):
 
     def collect(self) -> Callable[..., ConfigurationsData]:
         """Return the calcfunction that does this, with inputs ``level_of_theory`` and one per output."""
-
-
-def batches(pks: Collection[int]) -> Iterator[list[int]]:
-    """Return ``pks`` in order, in portions that fit into one query."""
-    ordered = sorted(pks)
-    for start in range(0, len(ordered), _BATCH):
-        yield ordered[start : start + _BATCH]
 
 
 def calculations_of(node: orm.Node) -> set[int]:
