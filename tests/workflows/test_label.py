@@ -12,18 +12,9 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.label import LabelWorkChain, _distribute
+from tests.workflows.conftest import rattled_silicon
 
 pytestmark = pytest.mark.codes
-
-
-def _rattled(n_frames: int, seed: int = 1) -> list:
-    rng = np.random.default_rng(seed)
-    frames = []
-    for _ in range(n_frames):
-        atoms = bulk('Si', a=5.43)
-        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
-        frames.append(atoms)
-    return frames
 
 
 def _pw_calculations() -> int:
@@ -32,7 +23,7 @@ def _pw_calculations() -> int:
 
 def test_labels_failures_and_reuse(quick_pw_label):
     """Good frames are labelled, a hopeless one is a row with its reason, and a repetition computes only that one."""
-    frames = _rattled(3)
+    frames = rattled_silicon(3, 1)
     parent = bulk('Si', a=5.43)
     frames[1].positions[1] = frames[1].positions[0]  # pw.x refuses atoms on top of each other
     configurations = ConfigurationsData(Configurations.from_atoms(frames, reference_cell=parent.cell.array))
@@ -62,7 +53,7 @@ def test_labels_failures_and_reuse(quick_pw_label):
 def test_forces_and_stress_are_derivatives_of_the_energy(quick_pw_label):
     """Finite differences of the labelled energies at a fixed mesh agree with labelled forces and stress."""
     step, strain = 0.01, 0.005
-    atoms = _rattled(1, seed=7)[0]
+    atoms = rattled_silicon(1, seed=7)[0]
     moved = []
     for sign in (1, -1):
         copy = atoms.copy()
