@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiida.engine import ProcessBuilder
 
     from aiida_mlipal.workflows.campaign_schema import Campaign
@@ -124,12 +126,19 @@ def _expectation(campaign: Campaign, builder: ProcessBuilder) -> list[str]:
     return [
         f'protocol   {campaign.protocol}, seed {campaign.seed}, labels by {campaign.label.engine}',
         f'seeds      {n_seeds} frames of {n_parents} structure{"s" if n_parents > 1 else ""}, and isolated atoms',
-        f'training   committee of {training["n_members"]}',
+        f'training   {_uncertainty(training)}',
         f'iterations at most {iterations}, each with up to {selection.n_labels} labels '
         f'({selection.n_stream} of them drawn at random)',
         f'labels     at most {spent}, besides isolated atoms and {builder.validation["n_volumes"]} volumes '
         'per structure for the equation of state',
     ]
+
+
+def _uncertainty(training: Mapping[str, Any]) -> str:
+    """Return what is trained, and where its uncertainty comes from."""
+    if training.get('uncertainty') == 'llpr':
+        return 'one model, its uncertainty from last-layer prediction rigidity'
+    return f'committee of {training["n_members"]}'
 
 
 def _submit(builder: ProcessBuilder) -> int:

@@ -32,9 +32,10 @@ METADATA: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
 #: What it may say besides: a model without it has one head.
 OPTIONAL: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
     'heads': (dict, 'hash of the level of theory of each head, by its name; the main head is `Default`'),
+    'uncertainty': (str, '`llpr` for one model whose file holds its last-layer prediction rigidity'),
 }
 #: Members of one committee must agree in these.
-_SHARED: Final = ('elements', 'r_max', 'dtype', 'level_of_theory_hash', *OPTIONAL)
+_SHARED: Final = ('elements', 'r_max', 'dtype', 'level_of_theory_hash', 'heads')
 
 
 def _digest_of(hashes: Sequence[str]) -> str:
@@ -57,6 +58,10 @@ def _check_metadata(metadata: Mapping[str, Any], n_files: int) -> None:
         problems.append(f'`seeds` must have one entry per file ({n_files}), got {len(metadata["seeds"])}')
     if not problems and metadata['dtype'] not in ('float32', 'float64'):
         problems.append(f"`dtype` must be 'float32' or 'float64', got {metadata['dtype']!r}")
+    allowed = ('committee',) if n_files > 1 else ('llpr', 'none')
+    if metadata.get('uncertainty', allowed[-1]) not in allowed:
+        found = metadata['uncertainty']
+        problems.append(f'`uncertainty` of {n_files} file(s) must be {" or ".join(allowed)}, got {found!r}')
     if problems:
         raise ValueError(f'metadata of the model: {"; ".join(problems)}. Expected keys: {", ".join(METADATA)}.')
 
@@ -79,7 +84,9 @@ class MlipModelData(orm.Data):
         r_max: float = OrmMetadataField(description='Cutoff radius in Å')
         dtype: str = OrmMetadataField(description='Floating-point type: float32 or float64')
         seeds: list[int] = OrmMetadataField(description='Random seed of each member')
-        uncertainty: str = OrmMetadataField(description='`committee` for the spread of members, or `none`')
+        uncertainty: str = OrmMetadataField(
+            description='`committee` for the spread of members, `llpr` for last-layer prediction rigidity, or `none`'
+        )
         level_of_theory_hash: str = OrmMetadataField(description='Hash of the level of theory of the labels')
         heads: dict[str, str] | None = OrmMetadataField(
             None,
@@ -99,11 +106,11 @@ class MlipModelData(orm.Data):
         hashes = [self._put_file(source, f'member_{index:02d}.model') for index, source in enumerate(files)]
         self.base.attributes.set_many(
             {
+                'uncertainty': 'committee' if len(files) > 1 else 'none',
                 **plain(metadata),
                 'schema_version': SCHEMA_VERSION,
                 'kind': 'member' if len(files) == 1 else 'committee',
                 'n_members': len(files),
-                'uncertainty': 'committee' if len(files) > 1 else 'none',
                 'sha256': hashes,
                 'digest': _digest_of(hashes),
             }
@@ -138,6 +145,7 @@ class MlipModelData(orm.Data):
         programs = sorted({name for item in data for name in item['software']})
         metadata = {
             **{key: data[0][key] for key in _SHARED if key in data[0]},
+            **({'uncertainty': data[0]['uncertainty']} if len(data) == 1 else {}),
             'seeds': seeds,
             'software': {
                 name: ' | '.join(sorted({str(item['software'].get(name, 'none')) for item in data}))

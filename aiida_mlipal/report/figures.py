@@ -134,7 +134,8 @@ def uncertainty(predictions: Predictions) -> Any:
     if alpha is not None:
         axis.plot(*_binned(spread, error), color=INK, lw=1, ls=(0, (2, 2)), alpha=0.55, label='binned, raw spread')
     axis.plot(*_binned(shown, error), color=SECOND, marker='o', ms=4, label='binned RMS')
-    name = f'{alpha:.2f} times the committee spread' if alpha is not None else 'committee spread'
+    what = 'committee spread' if evaluation.member_energy.shape[1] > 1 else 'uncertainty of the model'
+    name = f'{alpha:.2f} times the {what}' if alpha is not None else what
     axis.set(xscale='log', yscale='log', xlabel=f'expected force error: {name} (meV/Å)', ylabel='force error (meV/Å)')
     for ticks in (axis.xaxis, axis.yaxis):
         ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aiida_mlipal.runners.last_layer import spread
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
 from aiida_mlipal.science.heads import main_head
 
-__all__ = ('check_elements', 'evaluate', 'graphs', 'load_models', 'member_files', 'model_elements')
+__all__ = (
+    'answer_with_main_head',
+    'check_elements',
+    'evaluate',
+    'graphs',
+    'load_models',
+    'member_files',
+    'model_elements',
+)
 
 
 def member_files(folder: Path) -> list[Path]:
@@ -44,7 +53,7 @@ def load_models(files: Sequence[Path], *, device: str, dtype: str) -> list[Any]:
         model = model.to(device=device, dtype=getattr(torch, dtype)).eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        _answer_with_main_head(model)
+        answer_with_main_head(model)
         models.append(model)
     frames = {(round(float(model.r_max), 6), tuple(model_elements(model))) for model in models}
     if len(frames) != 1:
@@ -52,7 +61,7 @@ def load_models(files: Sequence[Path], *, device: str, dtype: str) -> list[Any]:
     return models
 
 
-def _answer_with_main_head(model: Any) -> None:
+def answer_with_main_head(model: Any) -> None:
     """Make every call of a model of several heads use the main one, whoever calls.
 
     MACE takes the first head where the input names none (TorchSim's never does), and the last one where it names an
@@ -173,8 +182,9 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
     """Return what the committee says of ``frames``, in their order.
 
     Energies are summed in double precision, so that single-precision models do not lose them to large atomic energies.
-    The spread of K members is their sample standard deviation (K - 1 in the denominator). Stress is NaN for frames
-    that are not periodic in all three directions: they have no volume.
+    The spread of K members is their sample standard deviation (K - 1 in the denominator). That of one model follows
+    from its last-layer prediction rigidity, if it carries one. Stress is NaN for frames that are not periodic in all
+    three directions: they have no volume.
 
     :param batch_atoms: atoms per batch, at most.
     :raises ValueError: if a frame holds an element that the models do not know.
@@ -188,6 +198,7 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
     energy = np.zeros((n_members, len(frames)))
     forces = np.zeros((n_members, len(frames.numbers), 3))
     stress = np.zeros((n_members, len(frames), 6))
+    energy_std, forces_std = np.full(len(frames), np.nan), np.full(len(frames.numbers), np.nan)
     descriptors: list[NDArray[np.float64]] = []
     for batch in _batches(frames.n_atoms, batch_atoms):
         first, last = batch[0], batch[-1] + 1
@@ -208,20 +219,24 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
             stress[member, first:last] = full_3x3_to_voigt_6_stress(output['stress'].detach().cpu().numpy())
             if member == 0:
                 descriptors.append(_descriptors(output, model, graph))
+        own = spread(models[0], graph) if n_members == 1 else None
+        if own is not None:
+            energy_std[first:last], forces_std[rows] = own
     stress[:, ~frames.pbc.all(axis=1)] = np.nan
     if not (np.isfinite(energy).all() and np.isfinite(forces).all()):
         bad = frames.frame_id[~np.isfinite(energy).all(axis=0)].tolist()
         raise FloatingPointError(f'a prediction is not finite, for example of the frames {bad[:3]}.')
-    many = n_members > 1
-    no_spread = np.full(len(frames.numbers), np.nan)
+    if n_members > 1:
+        energy_std = energy.std(axis=0, ddof=1)
+        forces_std = np.sqrt(forces.var(axis=0, ddof=1).mean(axis=-1))
     return Evaluation(
         frame_id=frames.frame_id,
         n_atoms=frames.n_atoms,
         energy=energy.mean(axis=0),
         forces=forces.mean(axis=0),
         stress=stress.mean(axis=0),
-        energy_std=energy.std(axis=0, ddof=1) if many else np.full(len(frames), np.nan),
-        forces_std=np.sqrt(forces.var(axis=0, ddof=1).mean(axis=-1)) if many else no_spread,
+        energy_std=energy_std,
+        forces_std=forces_std,
         member_energy=energy.T,
         descriptors=np.concatenate(descriptors) if descriptors else np.zeros((0, 0)),
     )

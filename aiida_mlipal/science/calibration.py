@@ -86,6 +86,8 @@ def _scale(mean_square_error: float, mean_variance: float, n_members: int) -> tu
     tiny spread cannot dominate; the first is subtracted, from the four members on for which the paper's form exists.
     """
     ratio = mean_square_error / mean_variance
+    if n_members == 1:
+        return float(np.sqrt(ratio)), 'none: the uncertainty is that of one model, not a spread of members'
     if n_members < _MIN_MEMBERS_FOR_CORRECTION:
         return float(np.sqrt(ratio)), f'none: {n_members} members, the finite-committee correction needs 4 or more'
     if ratio <= 2 / n_members:
@@ -102,13 +104,14 @@ def calibrate(
 
     :param lower_factor: the window begins at this multiple of the force RMSE.
     :param upper_factor: it ends at this multiple of its beginning.
-    :returns: None without such frames, or for a single model: then there is nothing to calibrate and no window.
+    :returns: None without such frames, or for a single model without uncertainty: then there is nothing to calibrate
+        and no window.
     :raises ValueError: if all members agree to the last bit.
     """
     check_number('lower_factor', lower_factor, above=0)
     check_number('upper_factor', upper_factor, above=1)
     usable = dataset.has_role('calibration') & dataset.is_labelled & np.isin(dataset.frame_id, evaluation.frame_id)
-    if n_members < 2 or not usable.any():
+    if not usable.any() or (n_members == 1 and np.isnan(evaluation.forces_std).all()):
         return None
     labels = dataset.take(usable)
     predictions = evaluation.take(evaluation.index_of(labels.frame_id))

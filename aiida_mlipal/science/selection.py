@@ -85,14 +85,14 @@ class _Sheet:
         self.n_taken += 1
 
 
-def _require_committee(n_members: int, settings: SelectionSettings, thresholds: Thresholds | None) -> None:
-    """Refuse a single model with a method or a trust window that need a committee."""
-    if n_members < 2 and (settings.needs_committee or thresholds is not None):
+def _require_uncertainty(uncertain: bool, settings: SelectionSettings, thresholds: Thresholds | None) -> None:
+    """Refuse a model without uncertainty with a method or a trust window that need one."""
+    if not uncertain and (settings.needs_committee or thresholds is not None):
         what = f'the method `{settings.method}`' if settings.needs_committee else 'a trust window'
         raise ValueError(
-            f'{what} ranks frames by the spread of a committee, but the pool was evaluated with a committee of '
-            f'{n_members}: train 2 or more members (4 for a calibrated spread), or use method `max_det`, '
-            '`farthest_point` or `random` without thresholds.'
+            f'{what} ranks frames by the spread of a committee or the rigidity of a model, but the pool was evaluated '
+            'with a committee of 1 that has none: train 2 or more members (4 for a calibrated spread) or one with '
+            '`uncertainty: llpr`, or use method `max_det`, `farthest_point` or `random` without thresholds.'
         )
 
 
@@ -261,13 +261,13 @@ def decide(
     uncertainty, calibrated, distance, gain = (np.full(len(pool), np.nan) for _ in range(4))
     if len(pool):
         evaluation = evaluation.take(evaluation.index_of(pool.frame_id))
-        n_members = evaluation.member_energy.shape[1]
-        _require_committee(n_members, settings, thresholds)
+        uncertain = evaluation.member_energy.shape[1] > 1 or bool(np.isfinite(evaluation.forces_std).any())
+        _require_uncertainty(uncertain, settings, thresholds)
         uncertainty = evaluation.max_forces_std
         calibrated = uncertainty * (thresholds.alpha if thresholds is not None else 1.0)
         by_identity = np.lexsort((pool.step, pool.trajectory, pool.frame_id))
         finite = np.isfinite(evaluation.descriptors).all(axis=1) & np.isfinite(evaluation.energy)
-        if n_members > 1:
+        if uncertain:
             finite &= np.isfinite(uncertainty)
 
         _close_stream(pool, sheet, by_identity, {str(frame) for frame in known_frame_ids}, max_labels)

@@ -125,7 +125,13 @@ def check_sizes(
             f'`n_labels` of the selection is {n_labels}, more than the {max_candidates} candidates that an exploration '
             'keeps: raise `max_candidates` of the exploration or lower `n_labels`.'
         )
-    if n_members == 1:
+    uncertainty = train.get('uncertainty', 'ensemble')
+    if n_members is not None and n_members > 1 and uncertainty != 'ensemble':
+        problems.append(
+            f'`uncertainty` of the training is `{uncertainty}`, which trains one model, but `n_members` is {n_members}:'
+            ' set `n_members: 1`, or `uncertainty: ensemble`.'
+        )
+    if n_members == 1 and uncertainty != 'llpr':
         problems += _single_model_problems(selection, convergence)
     return problems
 
@@ -135,7 +141,10 @@ def _single_model_problems(selection: Mapping[str, Any], convergence: Mapping[st
     from aiida_mlipal.science.convergence import ConvergenceSettings
     from aiida_mlipal.science.selection import SelectionSettings
 
-    mend = 'set `n_members` of the training to 4 or more (a spread can be calibrated from 2, corrected from 4)'
+    mend = (
+        'set `n_members` of the training to 4 or more (a spread can be calibrated from 2, corrected from 4) or '
+        '`uncertainty: llpr`'
+    )
     problems = []
     if from_dict(SelectionSettings, selection).needs_committee:
         problems.append(

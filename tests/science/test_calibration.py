@@ -50,6 +50,21 @@ def test_small_committees_are_not_corrected():
     assert result.correction.startswith('none: 2 members')
 
 
+def test_the_uncertainty_of_one_model_is_calibrated_without_correction():
+    """With a truth ``alpha`` times wider than the law that the model gives, about a mean that is known exactly."""
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.05, 0.5, (800, 1))
+    dataset = Configurations.from_atoms(
+        silicon(400, 0), role='calibration', status='labelled', energy=np.zeros(400),
+        forces=2.5 * sigma * rng.normal(size=(800, 3)),
+    )  # fmt: skip
+    evaluation = evaluation_of(dataset, np.zeros((400, 1)), n_members=1, forces_std=sigma[:, 0])
+    result = fit(dataset, evaluation, 1)
+    assert result.alpha == pytest.approx(2.5, rel=0.05)
+    assert result.coverage == pytest.approx(0.683, abs=0.03)
+    assert result.correction.startswith('none: the uncertainty is that of one model')
+
+
 def test_correction_is_not_applied_where_it_would_leave_nothing():
     dataset, evaluation = synthetic(0.1, 4, 0)
     result = fit(dataset, evaluation, 4)
@@ -88,7 +103,8 @@ def test_nothing_to_calibrate():
     dataset, evaluation = synthetic(3.0, 4, 2, n_frames=4)
     options = {'lower_factor': 1.5, 'upper_factor': 10.0}
     assert calibrate(dataset.with_columns(role=['test'] * 4), evaluation, **options, n_members=4) is None
-    assert calibrate(dataset, evaluation, **options, n_members=1) is None
+    unknown = evaluation.with_columns(forces_std=np.full(len(evaluation.forces_std), np.nan))
+    assert calibrate(dataset, unknown, **options, n_members=1) is None
     assert calibrate(Configurations.empty(), evaluation, **options, n_members=4) is None
 
 

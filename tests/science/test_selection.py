@@ -184,10 +184,18 @@ def test_single_model():
         decision = run(pool, descriptors, None, thresholds=None, n_members=1, method=method, n_labels=4)
         assert decision.n_selected == 4
         assert decision.quantiles['median'] is None
-    with pytest.raises(ValueError, match='committee of 1: train 2 or more members'):
+    with pytest.raises(ValueError, match='committee of 1 that has none: train 2 or more members'):
         run(pool, descriptors, None, thresholds=None, n_members=1, method='top_uncertainty')
     with pytest.raises(ValueError, match='a trust window ranks frames by the spread of a committee'):
         run(pool, descriptors, None, n_members=1)
+
+
+def test_one_model_with_an_uncertainty_selects_as_a_committee_does():
+    pool, descriptors, spread = make(8)
+    for method in ('max_det', 'top_uncertainty'):
+        one, four = (run(pool, descriptors, spread, n_members=n, method=method, n_labels=4) for n in (1, 4))
+        assert list(one.selected_ids) == list(four.selected_ids) != []
+        np.testing.assert_array_equal(one.calibrated, four.calibrated)
 
 
 def test_top_uncertainty_takes_the_largest():

@@ -1,0 +1,56 @@
+"""A campaign with one model per iteration: its last-layer prediction rigidity does what a committee's spread does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from aiida import orm
+from aiida.engine import run_get_node
+from ase.build import bulk
+
+from aiida_mlipal.provenance.lineage import trace
+from aiida_mlipal.report import write_report
+from aiida_mlipal.workflows.active_learning import ActiveLearningWorkChain
+
+pytestmark = [pytest.mark.codes, pytest.mark.long, pytest.mark.timeout(1800)]
+
+OVERRIDES = {
+    'seeds': {'recipe': [{'generator': 'rattle', 'n_frames': 10, 'stdev': 0.08}, {'generator': 'isolated_atoms'}]},
+    'label': {'parameters': {'calculator': 'emt'}, 'reuse': False},
+    'training': {
+        'n_members': 1, 'uncertainty': 'llpr', 'num_channels': 8, 'r_max': 4.0, 'max_num_epochs': 20, 'batch_size': 2,
+    },
+    'exploration': {'temperatures': [300.0, 900.0], 'n_replicas_per_temperature': 2, 'n_steps': 60, 'stride': 5},
+    'selection': {'n_labels': 8, 'random_share': 0.5, 'method': 'top_uncertainty'},
+    'convergence': {'n_test_frames': 2},
+    'budget': {'max_iterations': 2},
+    'validation': {'eos': False},
+}  # fmt: skip
+
+
+def test_calibration_trust_window_and_selection(python_code, tmp_path):
+    builder = ActiveLearningWorkChain.get_builder_from_protocol(
+        orm.StructureData(ase=bulk('Cu', a=3.6, cubic=True)),
+        {'label': python_code, 'train': python_code},
+        protocol='fast',
+        engine='ase',
+        overrides=OVERRIDES,
+    )
+    node = run_get_node(builder)[1]
+    assert node.is_finished_ok, node.exit_message
+    assert trace(node).gaps == []
+    outputs = node.outputs
+    assert (outputs.model.n_members, outputs.model.base.attributes.get('uncertainty')) == (1, 'llpr')
+    calibration = outputs.calibrations.iteration_01.get_dict()
+    assert calibration['fitted']
+    assert calibration['alpha'] > 0
+    assert calibration['correction'].startswith('none: the uncertainty is that of one model')
+    for iteration in outputs.selections:
+        decision = outputs.selections[iteration].decision
+        assert np.isfinite(decision.uncertainty).all()
+        assert decision.n_selected > 0
+    second = outputs.selections.iteration_01
+    assert second.decision.thresholds['alpha'] == pytest.approx(calibration['alpha'])
+    assert second.base.attributes.get('uncertain_share') is not None
+    write_report(node, tmp_path / 'report.html')
+    assert (tmp_path / 'report.html').stat().st_size > 10_000
