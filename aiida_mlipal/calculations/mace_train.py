@@ -6,15 +6,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from aiida.common.datastructures import CalcInfo
+from aiida.common.folders import Folder
 from aiida.engine import CalcJobProcessSpec
-from aiida.orm import ArrayData, Dict
+from aiida.orm import ArrayData, Dict, RemoteData
 
 from aiida_mlipal.calculations.runner import RunnerCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.settings import from_dict
-from aiida_mlipal.science.training_data import DATASET, OTHER, head_data, other_head
+from aiida_mlipal.science.training_data import CHECKPOINTS, DATASET, OTHER, head_data, other_head
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 __all__ = ('MERGE', 'MaceTrainCalculation', 'other_dataset_problems', 'unfit_training')
@@ -82,7 +84,8 @@ class MaceTrainCalculation(RunnerCalculation):
     The energies of the atoms come from labelled frames with role ``isolated_atom``, the lowest over multiplicities.
     Labels of other levels of theory never meet those of ``dataset``: each of ``other_datasets`` gets a head of its own.
     A member that fails does not take the others down: exit code 410 names it, the outputs of the others are there, and
-    a caller may train it again alone with ``seeds: [its seed]``.
+    a caller may train it again alone with ``seeds: [its seed]``. With ``previous``, the working directory of a job that
+    did not come to its end, each member goes on where that one left it.
     """
 
     _RUNNER = 'train'
@@ -103,6 +106,12 @@ class MaceTrainCalculation(RunnerCalculation):
             valid_type=ConfigurationsData,
             required=False,
             help='Labelled frames of other levels of theory, by the names of the heads that learn them.',
+        )
+        spec.input(
+            'previous',
+            valid_type=RemoteData,
+            required=False,
+            help='Working directory of an earlier training of the same data, whose checkpoints are copied.',
         )
         spec.output_namespace(
             'models', valid_type=MlipModelData, dynamic=True, help='One model per member: member_00, member_01, ...'
@@ -148,7 +157,23 @@ class MaceTrainCalculation(RunnerCalculation):
         """Refuse data that cannot be trained with before anything is submitted."""
         if 'settings' not in inputs or 'dataset' not in inputs:
             return None  # reported by the ports themselves
+        if 'previous' in inputs and 'code' in inputs and inputs['code'].computer is not None:
+            there, here = inputs['previous'].computer, inputs['code'].computer
+            if there.uuid != here.uuid:
+                return (
+                    f'`previous` lies on the computer `{there.label}`, the code runs on `{here.label}`: use a code on '
+                    f'`{there.label}`, or leave `previous` out and train from the beginning.'
+                )
         return unfit_training(inputs['dataset'], inputs.get('other_datasets', {}), inputs['settings'].get_dict())
+
+    def prepare_for_submission(self, folder: Folder) -> CalcInfo:
+        """Have the checkpoints copied that an earlier job has left; never linked, since MACE removes old ones."""
+        info = super().prepare_for_submission(folder)
+        if 'previous' in self.inputs:
+            previous = self.inputs.previous
+            path = str(Path(previous.get_remote_path(), CHECKPOINTS))
+            info.remote_copy_list = [(previous.computer.uuid, path, CHECKPOINTS)]
+        return info
 
     def write_inputs(self, folder: Path) -> None:
         """Write the labelled frames, one file per level of theory."""

@@ -24,13 +24,17 @@ __all__ = ('MaceTrainParser',)
 class MaceTrainParser(RunnerParser):
     """Attach one model per member that was trained, their errors, and the course of the training."""
 
-    def parse_result(self, result: dict[str, Any]) -> ExitCode | None:
-        """Attach the outputs. Exit codes say which members failed."""
-        members = result['members']
-        self.out('results', Dict({key: value for key, value in result.items() if key not in ('status', 'traceback')}))
-        history = self._history(members)
+    def parse(self, **kwargs: Any) -> ExitCode | None:
+        """Attach the course of the training even if nothing else is there: it tells how far a killed job came."""
+        history = self._history()
         if history is not None:
             self.out('history', history)
+        return super().parse(**kwargs)
+
+    def parse_result(self, result: dict[str, Any]) -> ExitCode | None:
+        """Attach the other outputs. Exit codes say which members failed."""
+        members = result['members']
+        self.out('results', Dict({key: value for key, value in result.items() if key not in ('status', 'traceback')}))
         for name, member in members.items():
             if member['status'] == 'ok':
                 self.out(f'models.{name}', self._model(name, member, result))
@@ -71,16 +75,17 @@ class MaceTrainParser(RunnerParser):
                 'errors': member['errors'],
                 'settings_hash': hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
                 **({'heads': {**levels, MAIN_HEAD: own_level}} if levels else {}),
+                **({'uncertainty': 'llpr'} if 'llpr' in member else {}),
             },
         )
 
-    def _history(self, members: dict[str, Any]) -> ArrayData | None:
+    def _history(self) -> ArrayData | None:
         """Return the validation errors by epoch of all members that began, ``None`` if no member did."""
         arrays: dict[str, Any] = {}
         repository = self.retrieved.base.repository
-        for name in members:
+        for name in sorted(repository.list_object_names()):
             folder = f'{name}/results'
-            if name not in repository.list_object_names() or 'results' not in repository.list_object_names(name):
+            if not name.startswith('member_') or 'results' not in repository.list_object_names(name):
                 continue
             for file in repository.list_object_names(folder):
                 lines = repository.get_object_content(f'{folder}/{file}').splitlines()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from aiida_mlipal.runners.checkpoints import Continuation
 from aiida_mlipal.runners.main import SettingsRefused
 from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.mace_options import OPTION_OF, SETTING_OF, STAGE_TWO_OPTION_OF, canonical
+from aiida_mlipal.science.training_data import CHECKPOINTS
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -31,9 +33,10 @@ __all__ = (
     'HeadFiles',
     'TrainingStopped',
     'arguments',
-    'best_checkpoint',
     'check',
+    'checkpoint_folder',
     'errors',
+    'guard_kernels',
     'inspect_model',
     'model_file',
     'raw_arguments',
@@ -76,6 +79,7 @@ def arguments(
     options: dict[str, Any] = {
         'name': name,
         'seed': seed,
+        'checkpoints_dir': os.path.join('..', CHECKPOINTS, str(seed)),
         **heads[MAIN_HEAD].options(),
         'energy_key': 'REF_energy',
         'forces_key': 'REF_forces',
@@ -94,6 +98,8 @@ def arguments(
     if settings.ema_decay:
         options['ema_decay'] = settings.ema_decay
         flags.append('ema')
+    if settings.enable_cueq:  # see guard_kernels
+        options['enable_cueq'] = True
     if settings.pair_repulsion:
         flags.append('pair_repulsion')
     start = settings.stage_two_start
@@ -188,10 +194,20 @@ def _version() -> str:
     return version('mace-torch')
 
 
-def run(command_line: Sequence[str], stop: Callable[[], bool]) -> None:
+def guard_kernels(frames: Sequence[Atoms]) -> dict[str, Any]:
+    """Let ``--enable_cueq`` do nothing before a comparison, see ``guard_training`` of ``runners.cueq``."""
+    from mace.cli import run_train
+
+    from aiida_mlipal.runners.cueq import guard_training
+
+    return guard_training(run_train, frames)
+
+
+def run(command_line: Sequence[str], stop: Callable[[], bool], continuation: Continuation | None) -> None:
     """Train one member in the current folder, in this process.
 
     :param stop: asked after each batch from the second epoch on (then there is a checkpoint) whether to end.
+    :param continuation: where to begin, and what keeps the state; ``None`` if nothing is trained.
     :raises TrainingStopped: if so.
     :raises FloatingPointError: if the validation loss is not a finite number.
     """
@@ -203,6 +219,8 @@ def run(command_line: Sequence[str], stop: Callable[[], bool]) -> None:
             super().log(d)
             if d['mode'] == 'eval' and not math.isfinite(d['loss']):
                 raise FloatingPointError(f'the validation loss is {d["loss"]} after epoch {d["epoch"]}')
+            if d['mode'] == 'eval' and continuation is not None:
+                continuation.loss = d['loss']
             # A batch of a later epoch: the checkpoint of the last epoch is complete by now.
             if d['mode'] == 'opt' and d['epoch'] > 0 and stop():
                 raise TrainingStopped
@@ -213,20 +231,14 @@ def run(command_line: Sequence[str], stop: Callable[[], bool]) -> None:
     tools.MetricsLogger = _Watch
     # Besides the model MACE compiles a TorchScript copy, for seconds per member; nobody reads it here.
     run_train.jit = SimpleNamespace(compile=no_torchscript)
+    if continuation is not None:
+        continuation.install(run_train)
     run_train.run(_parse(command_line))
 
 
-def best_checkpoint(folder: Path) -> int | None:
-    """Return the epoch of the newest checkpoint (MACE writes one when the validation loss has improved).
-
-    In a second stage losses begin anew, so its best epoch comes after all of the first.
-    """
-    epochs = [
-        int(match[1])
-        for path in (folder / 'checkpoints').glob('*.pt')
-        if (match := re.search(r'_epoch-(\d+)(?:_swa)?\.pt$', path.name))
-    ]
-    return max(epochs, default=None)
+def checkpoint_folder(folder: Path, seed: int) -> Path:
+    """Return where the member trained in ``folder`` has its checkpoints; it is found by its seed, as in a next job."""
+    return folder.parent / CHECKPOINTS / str(seed)
 
 
 def model_file(folder: Path, name: str) -> Path:

@@ -1,10 +1,11 @@
 """Train a committee of MACE models, each member in a process of its own, from one set of labelled frames.
 
 In: ``settings.json`` (:class:`~aiida_mlipal.science.training_settings.TrainingSettings`), ``dataset.npz``, and for each
-other level of theory ``other_NAME.npz``, from which a head of that name learns.
-Out: ``member_00.model`` ..., ``member_00/train.log``, ``member_00/results/*_train.txt``, and in ``result.json`` what
-became of each member. A file ``STOP`` in the working directory ends all members at their best checkpoints, one in
-``member_00`` ends that member.
+other level of theory ``other_NAME.npz``, from which a head of that name learns; in ``checkpoints/SEED`` what an earlier
+job has left of the member of that seed, which then goes on.
+Out: ``member_00.model`` ..., ``member_00/train.log``, ``member_00/results/*_train.txt``, ``checkpoints/SEED``, and in
+``result.json`` what became of each member. A file ``STOP`` in the working directory ends all members at
+their best checkpoints, one in ``member_00`` ends that member.
 
 MACE is imported once and the members are forked from that process.
 """
@@ -27,6 +28,9 @@ from typing import Any, Final
 from ase.data import chemical_symbols
 
 from aiida_mlipal.runners import mace_cli
+from aiida_mlipal.runners.checkpoints import Continuation, best_checkpoint
+from aiida_mlipal.runners.gpu_lock import share_gpus
+from aiida_mlipal.runners.llpr import attach
 from aiida_mlipal.runners.main import error_kind, write_json
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.heads import MAIN_HEAD
@@ -43,10 +47,13 @@ class _Member:
     """One member of the committee: what its process does and what became of it."""
 
     def __init__(self, index: int, seed: int, root: Path) -> None:
+        self.index = index
         self.name = f'member_{index:02d}'
         self.seed = seed
         self.root = root
         self.folder = root / self.name
+        self.mace_name = f'seed_{seed}'  #: checkpoints are named by it, and the next job may count members otherwise
+        self.checkpoints = mace_cli.checkpoint_folder(self.folder, seed)
         self.finalise = False  #: only write the model of the checkpoint
         self.wall_s = 0.0
 
@@ -64,12 +71,22 @@ class _Member:
         os.dup2(log, 1)
         os.dup2(log, 2)
         torch.set_num_threads(settings.threads)
+        share_gpus(self.index)
         outcome: dict[str, Any]
         try:
-            epoch = mace_cli.best_checkpoint(self.folder) if self.finalise else None
-            line = mace_cli.arguments(settings, name=self.name, seed=self.seed, heads=heads, restart_epoch=epoch)
-            mace_cli.run([*line, *mace_cli.raw_arguments(settings.mace_options)], stop=self.stop_requested)
-            model = mace_cli.model_file(self.folder, self.name)
+            epoch = best_checkpoint(self.checkpoints) if self.finalise else None
+            line = mace_cli.arguments(settings, name=self.mace_name, seed=self.seed, heads=heads, restart_epoch=epoch)
+            continuation = None
+            if not self.finalise:
+                continuation = Continuation(self.checkpoints, (settings.lr, settings.stage_two_lr))
+            cueq = mace_cli.guard_kernels(read(heads[MAIN_HEAD].train_file, ':3')) if settings.enable_cueq else None
+            line += mace_cli.raw_arguments(settings.mace_options)
+            mace_cli.run(line, stop=self.stop_requested, continuation=continuation)
+            model = mace_cli.model_file(self.folder, self.mace_name)
+            rigidity = None
+            if settings.uncertainty == 'llpr':
+                train, valid = (read(file, ':') for file in (heads[MAIN_HEAD].train_file, heads[MAIN_HEAD].valid_file))
+                rigidity = attach(model, train, valid, seed=self.seed, device=settings.device)
             shutil.copyfile(model, self.root / f'{self.name}.model')
             errors = {
                 name: {
@@ -81,13 +98,19 @@ class _Member:
             outcome = {
                 'status': 'ok',
                 'stopped': self.finalise,
-                'best_epoch': mace_cli.best_checkpoint(self.folder),
+                'best_epoch': best_checkpoint(self.checkpoints),
                 'sha256': hashlib.sha256(model.read_bytes()).hexdigest(),
                 **mace_cli.inspect_model(model),
                 'errors': errors.pop(MAIN_HEAD),
             }
+            if continuation is not None and continuation.start_epoch:
+                outcome['continued_from'] = continuation.start_epoch
             if errors:
                 outcome['head_errors'] = errors
+            if cueq is not None:
+                outcome['cueq'] = cueq
+            if rigidity is not None:
+                outcome['llpr'] = rigidity
         except mace_cli.TrainingStopped:
             outcome = {'status': 'stopped'}
         except (Exception, SystemExit) as exception:  # MACE's argument parser leaves with SystemExit
@@ -102,6 +125,8 @@ class _Member:
             return dict(json.loads(path.read_text(encoding='utf-8')))
         if exit_code == -signal.SIGKILL:
             return _failure('the process was killed, probably because memory ran out', 'out_of_memory')
+        if exit_code in (-signal.SIGTERM, -signal.SIGXCPU):
+            return _failure(f'the process was ended from outside by signal {-exit_code}', 'interrupted')
         return _failure(f'the process ended with exit code {exit_code}', 'exception')
 
     def entry(self, outcome: dict[str, Any]) -> dict[str, Any]:

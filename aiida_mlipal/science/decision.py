@@ -42,7 +42,7 @@ class Decision:
     """One selection. Columns have one row per frame of the pool, in the order of the pool, shape ``(F,)``."""
 
     frame_id: NDArray[np.str_]
-    uncertainty: NDArray[np.float64]  #: largest committee spread on an atom, eV/Å; NaN for a single model
+    uncertainty: NDArray[np.float64]  #: largest of an atom, eV/Å; NaN for a model that has none
     calibrated: NDArray[np.float64]  #: the same times alpha: the expected force error, eV/Å
     distance: NDArray[np.float64]  #: to the nearest training frame, scaled descriptors; inf without training frames
     gain: NDArray[np.float64]  #: score of the method when picked, or at the end; NaN where it was not scored

@@ -15,12 +15,24 @@ from aiida_mlipal.science.heads import MAIN_HEAD, check_head_names
 from aiida_mlipal.science.training_checks import check_frames
 from aiida_mlipal.science.training_settings import TrainingSettings
 
-__all__ = ('DATASET', 'OTHER', 'STOP', 'HeadData', 'head_data', 'other_head', 'reference_energies', 'split')
+__all__ = (
+    'CHECKPOINTS',
+    'DATASET',
+    'OTHER',
+    'STOP',
+    'HeadData',
+    'head_data',
+    'other_head',
+    'reference_energies',
+    'split',
+)
 
 #: The dataset in the working directory of a training.
 DATASET: Final = 'dataset.npz'
 #: Beginning of the names of the files with datasets of other levels of theory; the name of the head follows.
 OTHER: Final = 'other_'
+#: The folder in the working directory of a training from which another job can continue it.
+CHECKPOINTS: Final = 'checkpoints'
 #: A file of this name ends a training at its best checkpoints: all members, or the one in whose folder it lies.
 STOP: Final = 'STOP'
 

@@ -34,6 +34,7 @@ _CHOICES: Final = {
     'model': ('MACE', 'ScaleShiftMACE'),
     'optimizer': ('adam', 'adamw'),
     'scheduler': ('ReduceLROnPlateau', 'ExponentialLR'),
+    'uncertainty': ('ensemble', 'llpr', 'none'),
 }
 _COUNT, _COUNT_OR_ZERO = partial(check_integer, at_least=1), partial(check_integer, at_least=0)
 _POSITIVE, _SHARE = partial(check_number, above=0.0), partial(check_number, within=(0.0, 1.0))
@@ -67,6 +68,10 @@ class TrainingSettings:
     """
 
     seeds: tuple[int, ...]  #: one member per seed
+    #: ``ensemble``: the spread of the members. ``llpr``: last-layer prediction rigidity of one model, which costs a few
+    #: passes through the training frames instead of further trainings (Bigi et al., arXiv 2403.02251). ``none``: one
+    #: model without. The last two want exactly one seed.
+    uncertainty: str = 'ensemble'
     split_seed: int = 0  #: draws the validation frames, the same for all members so that their errors compare
     #: share of frames for validation; at least four frames, or half of all. The best epoch is judged on these: with one
     #: frame of a small set it was an early epoch by chance, and the model far worse than at the end.
@@ -78,6 +83,8 @@ class TrainingSettings:
     dtype: str = 'float32'  #: ``float32`` or ``float64``, which costs twice the time
     max_parallel: int = 2  #: members trained at the same time
     threads: int = 1  #: per member
+    #: NVIDIA's cuEquivariance kernels, after the job has found that they agree with the plain ones on its own frames
+    enable_cueq: bool = False
     model: str = 'ScaleShiftMACE'  #: ``MACE`` for the exact limit of isolated atoms, see above
     #: cutoff, Å. Cells may be smaller: images of an atom are neighbours like any others. What is refused are more than
     #: a thousand neighbours per atom, which no memory holds.
@@ -161,12 +168,18 @@ class TrainingSettings:
                 rule(name, value)
             except ValueError as exception:
                 yield str(exception)
-        if not isinstance(self.pair_repulsion, bool):
-            yield f'`pair_repulsion` must be true or false, got {self.pair_repulsion!r}.'
+        for name in ('enable_cueq', 'pair_repulsion'):
+            if not isinstance(getattr(self, name), bool):
+                yield f'`{name}` must be true or false, got {getattr(self, name)!r}.'
         if not self.seeds:
             yield '`seeds` must name at least one member.'
         if len(set(self.seeds)) != len(self.seeds):
             yield f'`seeds` must differ, or members would agree everywhere; got {list(self.seeds)}.'
+        if self.uncertainty in ('llpr', 'none') and len(self.seeds) > 1:
+            yield (
+                f'`uncertainty` is `{self.uncertainty}`, which trains one model, but there are {len(self.seeds)} seeds:'
+                ' set `n_members: 1` (or one entry in `seeds`), or `uncertainty: ensemble`.'
+            )
         if not self.radial_MLP:
             yield '`radial_MLP` must name at least one layer.'
         for name in ('valid_fraction', 'ema_decay', 'stage_two_share'):

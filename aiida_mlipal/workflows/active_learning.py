@@ -13,6 +13,7 @@ from aiida_mlipal.calculations.functions.dataset import merge_datasets, read_clo
 from aiida_mlipal.calculations.functions.decide import decide_iteration
 from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
 from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_candidates, select_frames
+from aiida_mlipal.calculations.mace_train import unfit_training
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.data.selection import SelectionData
@@ -168,6 +169,10 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         """Train a committee on all labelled frames outside the random stream."""
         inputs = self.exposed_inputs(TrainWorkChain, 'train')
         inputs.update(dataset=self.ctx.dataset, settings=self.ctx.training)
+        problem = unfit_training(self.ctx.dataset, inputs.get('other_datasets', {}), self.ctx.training.get_dict())
+        if problem is not None:
+            self._return_results()
+            return self.exit_codes.ERROR_TRAINING_FAILED.format(reason=problem)
         self.ctx.trained_on = self.ctx.dataset
         return ToContext(training_process=self.submit(TrainWorkChain, **inputs))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ase import Atoms
+
 from aiida_mlipal.calculations.mace_train import other_dataset_problems
 from aiida_mlipal.data.base import plain
 from aiida_mlipal.science.configurations import Configurations
@@ -12,6 +14,8 @@ from aiida_mlipal.science.label_checks import LabelChecks
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.seeds import set_initial_moments
 from aiida_mlipal.science.settings import from_dict
+from aiida_mlipal.science.training_checks import check_cells, check_frames
+from aiida_mlipal.science.training_data import reference_energies
 from aiida_mlipal.science.training_settings import TrainingSettings
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
@@ -55,7 +59,7 @@ def validate_campaign(inputs: Mapping[str, Any], _: Any) -> str | None:
             convergence=values['convergence'],
         )
     if not problems:
-        problems += _unfit_heads(inputs, values['training'])
+        problems += _unfit_heads(inputs, values['training']) + _unfit_training(inputs, recipe, values['training'])
     problems += _unfit_structures(inputs) + _unfit_prescreen(inputs) + foreign_labels(inputs)
     return ' '.join(problems) or None
 
@@ -124,6 +128,33 @@ def _unfit_heads(inputs: Mapping[str, Any], training: Mapping[str, Any]) -> list
         elements=Configurations.concatenate(frames).numbers,
         mend='give it as the `dataset` of the campaign',
     )
+
+
+def _unfit_training(inputs: Mapping[str, Any], recipe: list[dict[str, Any]], training: Mapping[str, Any]) -> list[str]:
+    """Return why the first training would fail, after all seeds have been paid for."""
+    settings = from_dict(TrainingSettings, {**training, 'seeds': (0,)})
+    parents = Configurations.from_atoms([node.get_ase() for node in inputs['seeds']['structures'].values()])
+    frames = [parents]
+    problems = []
+
+    def attempt(function: Any, *arguments: Any, **more: Any) -> None:
+        try:
+            function(*arguments, **more)
+        except ValueError as exception:
+            problems.append(str(exception))
+
+    attempt(check_cells, parents, r_max=settings.r_max)
+    if 'dataset' in inputs:
+        known = inputs['dataset'].configurations
+        frames.append(known)
+        attempt(check_frames, known.take(known.is_labelled & known.has_role('train')), r_max=settings.r_max)
+    if settings.e0s == 'isolated_atoms' and any(item['generator'] == 'isolated_atoms' for item in recipe):
+        # The generator makes the atoms of the structures; a dataset must bring those that it has beyond them.
+        atoms = [Atoms(symbol) for symbol in parents.elements]
+        frames.append(Configurations.from_atoms(atoms, role='isolated_atom', energy=0.0, status='labelled'))
+    if settings.e0s != 'least_squares':
+        attempt(reference_energies, Configurations.concatenate(frames), settings)
+    return [f'`training`: {problem}' for problem in problems]
 
 
 def foreign_labels(inputs: Mapping[str, Any]) -> list[str]:

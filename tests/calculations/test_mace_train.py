@@ -9,7 +9,7 @@ from aiida.common.folders import SandboxFolder
 from aiida.engine import run
 from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
-from aiida.orm import Dict
+from aiida.orm import Dict, RemoteData
 
 from aiida_mlipal.calculations.mace_train import MaceTrainCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
@@ -47,3 +47,20 @@ def test_no_isolated_atom(python_code):
     frames = copper()
     with pytest.raises(ValueError, match=r"no labelled isolated atom for \['Cu'\]"):
         run(_builder(python_code, frames.take(frames.has_role('train'))))
+
+
+def test_checkpoints_of_another_computer(python_code, aiida_computer_local):
+    builder = _builder(python_code, copper())
+    builder.previous = RemoteData(computer=aiida_computer_local(label='elsewhere'), remote_path='/tmp')
+    with pytest.raises(ValueError, match='`previous` lies on the computer `elsewhere`, the code runs on `localhost`'):
+        run(builder)
+
+
+def test_checkpoints_are_copied_never_linked(python_code):
+    """MACE removes old checkpoints: through a link, those of the job before."""
+    builder = _builder(python_code, copper())
+    builder.previous = RemoteData(computer=python_code.computer, remote_path='/scratch/job').store()
+    with SandboxFolder() as folder:
+        info = instantiate_process(get_manager().get_runner(), builder).prepare_for_submission(folder)
+    assert info.remote_copy_list == [(python_code.computer.uuid, '/scratch/job/checkpoints', 'checkpoints')]
+    assert not info.remote_symlink_list

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aiida_mlipal.provenance.processes import called_by
 from aiida_mlipal.provenance.label_progress import LabelCounts
+from aiida_mlipal.provenance.processes import called_by
 from aiida_mlipal.provenance.status import committees_of, read_status, training_sizes
 from tests.report.campaign_graph import finished_campaign, running_campaign
 

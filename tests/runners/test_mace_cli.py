@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aiida_mlipal.runners.mace_cli import HeadFiles, arguments, best_checkpoint, check, model_file, raw_arguments
+from aiida_mlipal.runners.mace_cli import HeadFiles, arguments, check, model_file, raw_arguments
 from aiida_mlipal.runners.main import SettingsRefused
 from aiida_mlipal.science.mace_options import REFUSED, SETTING_OF, canonical
 from aiida_mlipal.science.training_settings import TrainingSettings
@@ -96,16 +96,6 @@ def test_a_restart_knows_which_stage_its_checkpoint_is_of(epoch, start):
     line = _arguments(restart_epoch=epoch, max_num_epochs=60, stage_two_share=0.5)
     starts = [text.partition('=')[2] for text in line if text.startswith('--start_stage_two=')]
     assert starts == ([] if start is None else [start])
-
-
-def test_best_checkpoint(tmp_path):
-    assert best_checkpoint(tmp_path) is None
-    (tmp_path / 'checkpoints').mkdir()
-    for name in ('member_00_run-7_epoch-9.pt', 'member_00_run-7_epoch-10.pt', 'member_00_run-7.model'):
-        (tmp_path / 'checkpoints' / name).touch()
-    assert best_checkpoint(tmp_path) == 10
-    (tmp_path / 'checkpoints' / 'member_00_run-7_epoch-12_swa.pt').touch()
-    assert best_checkpoint(tmp_path) == 12
 
 
 def test_the_model_is_that_of_the_last_stage(tmp_path):

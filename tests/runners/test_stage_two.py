@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from aiida_mlipal.runners.mace_cli import arguments, best_checkpoint, model_file
+from aiida_mlipal.runners.checkpoints import best_checkpoint
+from aiida_mlipal.runners.mace_cli import arguments, checkpoint_folder, model_file
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_settings import TrainingSettings
 from tests.runners.test_mace_cli import _head
@@ -31,7 +32,7 @@ def folder(tmp_path_factory, compute_python):
 
 
 def _checkpoint(folder, epoch):
-    (path,) = folder.glob(f'member_00/checkpoints/*_epoch-{epoch}*.pt')
+    (path,) = folder.glob(f'checkpoints/1/*_epoch-{epoch}*.pt')
     return torch.load(path, weights_only=False)['model']
 
 
@@ -51,21 +52,21 @@ def test_a_training_that_was_ended_is_written_as_it_was(folder, stage):
     """What the job does after a STOP, at the first epoch of the second stage and before it."""
     member = folder / 'member_00'
     if stage == 1:
-        for path in member.glob('checkpoints/*_swa.pt'):
+        for path in checkpoint_folder(member, 1).glob('*_swa.pt'):
             path.unlink()
     for path in member.glob('*.model'):
         path.unlink()
-    epoch = best_checkpoint(member)
+    epoch = best_checkpoint(checkpoint_folder(member, 1))
     line = arguments(
         from_dict(TrainingSettings, {**TINY, **SETTINGS}),
-        name='member_00', seed=1, heads={'Default': _files(folder)}, restart_epoch=epoch,
+        name='seed_1', seed=1, heads={'Default': _files(folder)}, restart_epoch=epoch,
     )  # fmt: skip
     subprocess.run(
         [sys.executable, '-m', 'mace.cli.run_train', *line], cwd=member, env={**os.environ, 'OMP_NUM_THREADS': '1'},
         capture_output=True, check=True,
     )  # fmt: skip
     assert (epoch == 2) == (stage == 2)
-    assert _holds(model_file(member, 'member_00'), _checkpoint(folder, epoch))
+    assert _holds(model_file(member, 'seed_1'), _checkpoint(folder, epoch))
 
 
 def _files(folder):

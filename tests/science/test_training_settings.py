@@ -33,6 +33,9 @@ def test_lists_from_json_become_tuples():
         ({'seeds': [1], 'stage_two_share': 0.3, 'loss': 'huber'}, 'without the stress; set `loss` to `universal`'),
         ({'seeds': [1], 'stage_two_share': 0.3, 'max_num_epochs': 1}, 'needs `max_num_epochs` of at least 2'),
         ({'seeds': [1], 'mace_options': ['gate']}, '`mace_options` must map names to values'),
+        ({'seeds': [1], 'uncertainty': 'lpr'}, 'Did you mean `llpr`'),
+        ({'seeds': [1, 2], 'uncertainty': 'llpr'}, 'trains one model, but there are 2 seeds: set `n_members: 1`'),
+        ({'seeds': [1, 2], 'uncertainty': 'none'}, 'or `uncertainty: ensemble`'),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -71,4 +74,4 @@ def test_the_names_of_settings_and_options_are_those_of_the_settings():
     fields = set(vars(TrainingSettings(seeds=(0,))))
     assert {*OPTION_OF, *STAGE_TWO_OPTION_OF, *SETTING_OF.values()} <= fields
     assert not set(REFUSED) & set(SETTING_OF)
-    assert fields - set(SETTING_OF.values()) == {'split_seed', 'max_parallel', 'threads', 'mace_options'}
+    assert fields - set(SETTING_OF.values()) == {'split_seed', 'uncertainty', 'max_parallel', 'threads', 'mace_options'}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from aiida import orm
 from ase import Atoms
@@ -69,6 +70,12 @@ def test_protocols_are_valid(silicon, pw_code, python_code, pseudo_family):
         ({'seeds': {'recipe': [{'generator': 'isolated_atoms'}]}}, 'zero seeds'),
         ({'training': {'batch_size': 500}}, '`batch_size`|batch_size'),
         ({'training': {'n_members': 1}}, 'n_members'),
+        ({'training': {'n_members': 4, 'uncertainty': 'llpr'}}, 'one model, but `n_members` is 4: set `n_members'),
+        ({'training': {'n_members': 1, 'uncertainty': 'none'}}, 'or `uncertainty: llpr`'),
+        ({'training': {'mace_options': {'hidden_irreps': '8x0e'}}}, 'set `num_channels` and `max_L`'),
+        ({'training': {'r_max': 18.0}}, '`training`: with `r_max` of 18 Å 1 of 1 frames'),
+        ({'training': {'e0s': {'Ge': -1.0}}}, "`e0s` has no energy for ['Si'], which the training frames hold: add"),
+        ({'seeds': {'recipe': [{'generator': 'rattle', 'n_frames': 4}]}}, "no labelled isolated atom for ['Si']"),
     ],
 )
 def test_bad_settings_are_named(build, sections, message):
@@ -153,6 +160,7 @@ def test_other_levels_of_theory_are_for_heads_of_their_own(build):
                 Configurations.from_atoms([Atoms(symbol)], energy=[0.0], status='labelled', role='isolated_atom'),
             ]
         )
+        frames = frames.with_columns(forces=np.zeros((7, 3)))
         builder.train.other_datasets = {'coarse': ConfigurationsData(frames, level_of_theory=level)}
         return _problem(builder)
 

@@ -32,7 +32,8 @@ def builder(python_code):
 
 
 def _problem(builder) -> str:
-    problem = TrainWorkChain.spec().inputs.validate(builder._inputs(prune=True))
+    ports = TrainWorkChain.spec().inputs
+    problem = ports.validate(ports.pre_process(builder._inputs(prune=True)))
     return '' if problem is None else problem.message
 
 

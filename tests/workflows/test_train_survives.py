@@ -1,0 +1,155 @@
+"""Trainings that are killed, run out of memory, or diverge: the WorkChain goes on from the checkpoints."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from aiida import orm
+from aiida.engine import run_get_node
+
+from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.provenance.lineage import trace
+from aiida_mlipal.workflows.train import TrainWorkChain
+from tests.runners.training import TINY, copper
+
+EMT = {'code': 'ase', 'calculator': 'emt'}
+
+#: Runs the job and does to it what the plan says, once it has come further: `node` kills all of it, as a node that
+#: fails or a wall time that is over; `memory` kills the first member, as the kernel does when memory has run out.
+HARASSED = r"""#!{python}
+import subprocess, sys, time
+start = time.time()
+from pathlib import Path
+import psutil
+counter = Path('{counter}')
+turn = len(counter.read_text()) if counter.exists() else 0
+counter.write_text('x' * (turn + 1))
+plan = {plan}[turn]
+job = subprocess.Popen([sys.executable, *sys.argv[1:]])
+while plan and job.poll() is None:
+    for state in Path('.').glob('checkpoints/1/state.pt'):
+        if state.stat().st_mtime > start:
+            members = sorted(psutil.Process(job.pid).children(), key=lambda item: item.pid)
+            for item in members[:1] if plan == 'memory' else [job, *members]:
+                item.kill()
+            plan = None
+    time.sleep(0.02)
+sys.exit(job.wait())
+"""
+#: Leaves at once what a job leaves that has failed in a certain way.
+FAILING = """#!/bin/sh
+{command}
+"""
+
+
+@pytest.fixture
+def script(aiida_localhost, tmp_path):
+    """Return a function that makes a code of a script."""
+
+    def make(text: str) -> orm.InstalledCode:
+        path = tmp_path / 'python.sh'
+        path.write_text(text)
+        path.chmod(0o755)
+        code = orm.InstalledCode(
+            label='harassed', computer=aiida_localhost, filepath_executable=str(path), with_mpi=False
+        )
+        return code.store()
+
+    return make
+
+
+def _builder(code, **settings):
+    builder = TrainWorkChain.get_builder()
+    builder.dataset = ConfigurationsData(copper(), level_of_theory=EMT)
+    builder.settings = orm.Dict({**TINY, 'seeds': [1], **settings})
+    builder.mace.code = code
+    return builder
+
+
+def _jobs(node):
+    return [process for process in node.called if isinstance(process, orm.CalcJobNode)]
+
+
+def _report(node):
+    return ' '.join(log.message for log in orm.Log.collection.get_logs_for(node))
+
+
+def _harassed(script, tmp_path, *plan):
+    return script(HARASSED.format(python=sys.executable, counter=tmp_path / 'turns', plan=[*plan, None]))
+
+
+@pytest.mark.codes
+def test_a_failed_node_and_then_too_little_memory(script, tmp_path):
+    code = _harassed(script, tmp_path, 'node', 'memory')
+    outputs, node = run_get_node(_builder(code, seeds=[1, 2], max_num_epochs=6))
+    assert node.is_finished_ok, (node.exit_message, _report(node))
+    assert [job.exit_status for job in _jobs(node)] == [300, 410, 0]
+    first, second, third = _jobs(node)
+    for before, after in ((first, second), (second, third)):
+        assert after.inputs.previous.uuid == before.outputs.remote_folder.uuid
+    assert (second.inputs.settings['seeds'], second.inputs.settings['batch_size']) == ([1, 2], 3)
+    assert (third.inputs.settings['seeds'], third.inputs.settings['batch_size']) == ([1], 1)
+    members = [job.outputs.results['members'] for job in (second, third)]
+    assert members[0]['member_00']['kind'] == 'out_of_memory'
+    assert members[1]['member_00']['continued_from'] >= 2
+    assert members[0]['member_01']['status'] == 'ok'
+    assert outputs['model'].seeds == [1, 2]
+    assert 'the job was interrupted; going on from the checkpoints' in _report(node)
+    assert 'memory ran out with `batch_size` 3' in _report(node)
+    assert trace(outputs['model']).gaps == []
+    assert sorted(outputs['history']) == ['attempt_0', 'attempt_1', 'attempt_2']
+
+
+@pytest.mark.codes
+def test_a_training_that_diverges(python_code):
+    """The learning rate grows a thousandfold per epoch."""
+    settings = {'max_num_epochs': 3, 'scheduler': 'ExponentialLR', 'lr_scheduler_gamma': 1000.0}
+    outputs, node = run_get_node(_builder(python_code, **settings))
+    assert node.is_finished_ok, (node.exit_message, _report(node))
+    first, second = _jobs(node)
+    assert first.outputs.results['members']['member_00']['kind'] == 'non_finite'
+    assert second.inputs.settings['lr'] == pytest.approx(0.001)
+    member = second.outputs.results['members']['member_00']
+    assert (member['continued_from'], member['best_epoch']) == (1, 1)
+    losses = [outputs['history'][f'attempt_{index}'].get_array('member_00_loss') for index in (0, 1)]
+    assert losses[1].min() < np.nanmin(losses[0])
+    assert 'going on from the best checkpoints with 0.001' in _report(node)
+    assert trace(outputs['model']).gaps == []
+
+
+@pytest.mark.codes
+@pytest.mark.long
+def test_a_wall_time_that_is_over_three_times(script, tmp_path, python_code):
+    """The model is that of a training which nobody disturbed, to the last bit."""
+    code = _harassed(script, tmp_path, 'node', 'node', 'node')
+    outputs, node = run_get_node(_builder(code, max_num_epochs=10))
+    assert node.is_finished_ok, (node.exit_message, _report(node))
+    assert [job.exit_status for job in _jobs(node)] == [300, 300, 300, 0]
+    whole, _ = run_get_node(_builder(python_code, max_num_epochs=10))
+    errors = [item['model'].base.attributes.get('errors')['member_00'] for item in (outputs, whole)]
+    assert errors[0] == errors[1]
+
+
+def _result(kind):
+    return f"""echo '{{"status": "error", "error": "it failed", "kind": "{kind}", "traceback": ""}}' > result.json"""
+
+
+@pytest.mark.parametrize(
+    ('command', 'jobs', 'exit_status', 'message'),
+    [
+        ('exit 1', [300, 300], 422, 'ask for a wall time in which MACE can start'),
+        (_result('out_of_memory'), [311, 311], 420, 'Not even a batch of one frame fits'),
+        (_result('non_finite'), [312] * 4, 421, r'learning rate of 1e-05.*largest force in the dataset: \d'),
+        (_result('exception'), [310, 310], 410, 'Only 0 of 1 committee members .* it failed'),
+    ],
+)
+def test_the_exit_code_says_what_to_do(script, command, jobs, exit_status, message):
+    """Jobs that fail in one and the same way for ever."""
+    code = script(FAILING.format(command=command))
+    _, node = run_get_node(_builder(code))
+    assert [job.exit_status for job in _jobs(node)] == jobs
+    assert node.exit_status == exit_status
+    assert re.search(message, node.exit_message)
