@@ -75,9 +75,10 @@ say "installing $torch (the longest step, some minutes)"
 pip install -qq -c constraints.txt "$torch"
 say "installing aiida-mlipal with AiiDA, Quantum ESPRESSO's plugin, MACE and the tools of the tests (some minutes)"
 pip install -qq -c constraints.txt -e '.[mace,dev,docs]'
-# Of aiida-cp2k only what is imported: its cp2k-output-tools wants a `regex` of 2020 that has to be compiled.
+# Without what it asks for: its cp2k-output-tools wants a `regex` of 2020 that has to be compiled, where a new one will do.
 say "installing AiiDA's plugin for CP2K"
-pip install -qq -c constraints.txt --no-deps aiida-cp2k aiida-gaussian-datatypes cp2k-input-tools transitions six
+pip install -qq -c constraints.txt --no-deps aiida-cp2k aiida-gaussian-datatypes cp2k-input-tools cp2k-output-tools \
+    regex transitions six
 
 fingerprint > "$STAMP"
 say "set up: $("$VENV/bin/python" --version), $(command -v pw.x), $VENV/bin/aiida-mlipal"

@@ -21,6 +21,7 @@ from aiida_mlipal.workflows.builder import CampaignBuilderMixin
 from aiida_mlipal.workflows.campaign_inputs import validate_campaign
 from aiida_mlipal.workflows.explore import ExploreWorkChain
 from aiida_mlipal.workflows.label import LabelWorkChain
+from aiida_mlipal.workflows.once import submit_once
 from aiida_mlipal.workflows.prescreen import PrescreenWorkChain
 from aiida_mlipal.workflows.seeds import SeedsWorkChain
 from aiida_mlipal.workflows.train import TrainWorkChain
@@ -124,13 +125,13 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     def generate_seeds(self) -> Any:
         """Generate seeds and isolated atoms from the structures."""
         inputs = self.exposed_inputs(SeedsWorkChain, 'seeds')
-        return ToContext(seeds=self.submit(SeedsWorkChain, seed=self.inputs.seed, **inputs))
+        return ToContext(seeds=submit_once(self, 'seeds', SeedsWorkChain, {'seed': self.inputs.seed, **inputs}))
 
     def label_seeds(self) -> Any:
         """Label the seeds."""
         if not self.ctx.seeds.is_finished_ok:
             return self.exit_codes.ERROR_SEEDS_FAILED.format(reason=_reason(self.ctx.seeds))
-        return self._submit_labels(self.ctx.seeds.outputs.configurations)
+        return self._submit_labels('label_seeds', self.ctx.seeds.outputs.configurations)
 
     def start_dataset(self) -> Any:
         """Join the seeds' labels with the dataset that the campaign was given, if any."""
@@ -174,7 +175,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             self._return_results()
             return self.exit_codes.ERROR_TRAINING_FAILED.format(reason=problem)
         self.ctx.trained_on = self.ctx.dataset
-        return ToContext(training_process=self.submit(TrainWorkChain, **inputs))
+        return ToContext(training_process=submit_once(self, f'train_{self._name}', TrainWorkChain, inputs))
 
     def explore_and_evaluate(self) -> Any:
         """Run dynamics with the committee, and let it predict what is already labelled."""
@@ -186,8 +187,8 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         evaluate = self.exposed_inputs(MaceEvaluateCalculation, 'evaluate')
         evaluate.update(model=self.ctx.model, configurations=self.ctx.dataset)
         return ToContext(
-            exploration_process=self.submit(ExploreWorkChain, **explore),
-            evaluation_process=self.submit(MaceEvaluateCalculation, **evaluate),
+            exploration_process=submit_once(self, f'explore_{self._name}', ExploreWorkChain, explore),
+            evaluation_process=submit_once(self, f'evaluate_{self._name}', MaceEvaluateCalculation, evaluate),
         )
 
     def has_prescreen(self) -> bool:
@@ -198,7 +199,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         """Label all candidates with the cheap engine."""
         inputs = self.exposed_inputs(PrescreenWorkChain, 'prescreen')
         inputs['configurations'] = select_candidates(self.ctx.exploration_process.outputs.pool)
-        return ToContext(prescreen_process=self.submit(PrescreenWorkChain, **inputs))
+        return ToContext(prescreen_process=submit_once(self, f'prescreen_{self._name}', PrescreenWorkChain, inputs))
 
     def _prescreened(self) -> dict[str, Any]:
         """Return the labels of the cheap level; where they failed, candidates go on."""
@@ -244,7 +245,8 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
 
     def label_selected(self) -> Any:
         """Label the selected frames and the random ones, and hold the labels against what the committee expects."""
-        return self._submit_labels(self.ctx.frames, expected=self.ctx.exploration_process.outputs.evaluation)
+        expected = self.ctx.exploration_process.outputs.evaluation
+        return self._submit_labels(f'label_{self._name}', self.ctx.frames, expected=expected)
 
     def extend_dataset(self) -> Any:
         """Add the new labels, accepted and rejected, to the dataset."""
@@ -289,18 +291,16 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
 
     def validate(self) -> Any:
         """Compare all models on the same unseen frames, and the last with the teacher's equation of state."""
-        return ToContext(
-            validation_process=self.submit(
-                ValidateWorkChain,
-                dataset=self.ctx.dataset,
-                models=self.ctx.models,
-                parents=self.ctx.seeds.outputs.parents,
-                settings=self.inputs.validation,
-                label=self.exposed_inputs(LabelWorkChain, 'label'),
-                evaluate=self.exposed_inputs(MaceEvaluateCalculation, 'evaluate'),
-                properties=self.exposed_inputs(PropertiesCalculation, 'properties'),
-            )
-        )
+        inputs = {
+            'dataset': self.ctx.dataset,
+            'models': self.ctx.models,
+            'parents': self.ctx.seeds.outputs.parents,
+            'settings': self.inputs.validation,
+            'label': self.exposed_inputs(LabelWorkChain, 'label'),
+            'evaluate': self.exposed_inputs(MaceEvaluateCalculation, 'evaluate'),
+            'properties': self.exposed_inputs(PropertiesCalculation, 'properties'),
+        }
+        return ToContext(validation_process=submit_once(self, 'validate', ValidateWorkChain, inputs))
 
     def finish(self) -> Any:
         """Return everything."""
@@ -316,9 +316,9 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     def _name(self) -> str:
         return f'iteration_{self.ctx.iteration:02d}'
 
-    def _submit_labels(self, frames: ConfigurationsData, **more: orm.Data) -> Any:
-        inputs = self.exposed_inputs(LabelWorkChain, 'label')
-        return ToContext(labels=self.submit(LabelWorkChain, configurations=frames, **inputs, **more))
+    def _submit_labels(self, link_label: str, frames: ConfigurationsData, **more: orm.Data) -> Any:
+        inputs = {**self.exposed_inputs(LabelWorkChain, 'label'), 'configurations': frames, **more}
+        return ToContext(labels=submit_once(self, link_label, LabelWorkChain, inputs))
 
     def _keep_model(self) -> Any:
         """Keep the committee that was just trained, or stop."""

@@ -10,6 +10,7 @@ from aiida.plugins import CalculationFactory
 
 from aiida_mlipal.calculations.functions.seeds import generate_seeds, structures_to_configurations
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.workflows.once import submit_once
 
 __all__ = ('SeedsWorkChain',)
 
@@ -54,7 +55,7 @@ class SeedsWorkChain(WorkChain):
         """Generate the seeds in a job."""
         inputs = self.exposed_inputs(GenerateCalculation, 'generate')
         inputs.update(parents=self.ctx.parents, settings=self.inputs.settings, seed=self.inputs.seed)
-        return ToContext(job=self.submit(GenerateCalculation, **inputs))
+        return ToContext(job=submit_once(self, 'generate', GenerateCalculation, inputs))
 
     def inspect_job(self) -> Any:
         """Return the job's seeds."""

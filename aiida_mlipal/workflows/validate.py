@@ -14,6 +14,7 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.workflows.campaign_inputs import foreign_labels
 from aiida_mlipal.workflows.label import LabelWorkChain
+from aiida_mlipal.workflows.once import submit_once
 
 __all__ = ('ValidateWorkChain',)
 
@@ -78,8 +79,8 @@ class ValidateWorkChain(WorkChain):
     def submit_labels(self) -> Any:
         """Label the strained cells with the teacher."""
         self.ctx.strained = equation_of_state_frames(self.inputs.parents, self.inputs.settings)
-        inputs = self.exposed_inputs(LabelWorkChain, 'label')
-        return ToContext(labels=self.submit(LabelWorkChain, configurations=self.ctx.strained, **inputs))
+        inputs = {**self.exposed_inputs(LabelWorkChain, 'label'), 'configurations': self.ctx.strained}
+        return ToContext(labels=submit_once(self, 'labels', LabelWorkChain, inputs))
 
     def has_model(self) -> bool:
         """Return whether a model is left to evaluate."""
@@ -88,23 +89,21 @@ class ValidateWorkChain(WorkChain):
     def evaluate_models(self) -> Any:
         """Evaluate the next models on the random frames."""
         names, self.ctx.waiting = self.ctx.waiting[:MAX_CONCURRENT], self.ctx.waiting[MAX_CONCURRENT:]
-        inputs = self.exposed_inputs(MaceEvaluateCalculation, 'evaluate')
-        return ToContext(
-            **{
-                f'evaluation_{name}': self.submit(
-                    MaceEvaluateCalculation, model=self.inputs.models[name], configurations=self.ctx.stream, **inputs
-                )
-                for name in names
-            }
-        )
+        inputs = {**self.exposed_inputs(MaceEvaluateCalculation, 'evaluate'), 'configurations': self.ctx.stream}
+        processes = {}
+        for name in names:
+            label = f'evaluation_{name}'
+            processes[label] = submit_once(
+                self, label, MaceEvaluateCalculation, {**inputs, 'model': self.inputs.models[name]}
+            )
+        return ToContext(**processes)
 
     def compute_properties(self) -> Any:
         """Fit the final model's equation of state."""
-        inputs = self.exposed_inputs(PropertiesCalculation, 'properties')
         model = self.inputs.models[sorted(self.inputs.models)[-1]]
-        return ToContext(
-            properties=self.submit(PropertiesCalculation, model=model, configurations=self.ctx.strained, **inputs)
-        )
+        own = {'model': model, 'configurations': self.ctx.strained}
+        inputs = {**self.exposed_inputs(PropertiesCalculation, 'properties'), **own}
+        return ToContext(properties=submit_once(self, 'properties', PropertiesCalculation, inputs))
 
     def summarise(self) -> Any:
         """Return the learning curve and the comparison of the equations of state."""

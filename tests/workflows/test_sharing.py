@@ -88,7 +88,7 @@ def test_what_a_shared_job_leaves_undone_is_run_alone(quick_pw_label):
 def test_a_shared_job_that_is_killed_keeps_what_it_has(quick_pw_label, pw_wrapped, tmp_path):
     """The third pw.x takes the whole job with it; what was done stays, the rest is run alone."""
     count = tmp_path / 'count'
-    code = pw_wrapped(f'echo >> {count}\n[ $(wc -l < {count}) -eq 3 ] && kill -9 $PPID\nexec $PW "$@"\n')
+    code = pw_wrapped(f'echo >> {count}\n[ $(wc -l < {count}) -eq 3 ] && kill -9 $PPID && exit 1\nexec $PW "$@"\n')
     label = {**quick_pw_label, 'engine_inputs': {**quick_pw_label['engine_inputs'], 'code': code}}
     node, labels, names = _label(label, 33)
     assert labels.is_labelled.all()

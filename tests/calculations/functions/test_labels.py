@@ -26,10 +26,11 @@ def _frames(n_frames: int, seed: int = 0) -> Configurations:
 
 def _labelled(frames: Configurations, statuses: list[str], energy: float = -1.0, theory=THEORY) -> ConfigurationsData:
     good = np.array(statuses) == 'labelled'
+    pulls = np.tile([[0.5], [-0.5]], (len(frames), 1))  # of two atoms on each other
     return ConfigurationsData(
         frames.with_columns(
             energy=np.where(good, energy, np.nan),
-            forces=np.where(np.repeat(good, frames.n_atoms)[:, None], 0.5, np.nan) * np.ones((1, 3)),
+            forces=np.where(np.repeat(good, frames.n_atoms)[:, None], pulls, np.nan) * np.ones((1, 3)),
             stress=np.where(good[:, None], 0.1, np.nan) * np.ones((1, 6)),
             status=statuses,
             reason=['' if ok else 'SCF' for ok in good],

@@ -217,7 +217,7 @@ def test_oxygen_is_a_triplet(cp2k_inputs):
 def test_doctor(cp2k_code):
     from aiida_mlipal.cli.doctor import _check_cp2k
 
-    finding = _check_cp2k(cp2k_code, None)
+    finding = _check_cp2k(cp2k_code, {'resources': {'num_machines': 1}}, None)
     assert finding.mend == ''
     assert finding.found.startswith('CP2K 20')
 
