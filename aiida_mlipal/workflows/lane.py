@@ -74,8 +74,9 @@ class LabelLaneWorkChain(WorkChain):
         if len(self.ctx.running) > 1:
             self._leave_undone_alone()
         elif self.ctx.running and not self._will_retry(self.ctx.running[0], self.ctx.current):
-            if self.ctx.current.is_finished_ok:
-                self.ctx.pace = wall_seconds(self.ctx.current) / self._costs[self.ctx.running[0]]
+            seconds = wall_seconds(self.ctx.current)
+            if self.ctx.current.is_finished_ok and seconds:  # none if it came from AiiDA's cache
+                self.ctx.pace = seconds / self._costs[self.ctx.running[0]]
             self.ctx.waiting.pop(0)
             self._begin()
         return bool(self.ctx.waiting)
@@ -116,7 +117,8 @@ class LabelLaneWorkChain(WorkChain):
         _clean(process, self.inputs.engine_inputs)
         undone = [label for label in self.ctx.running if engine.result(process, label) is None]
         if undone:
-            self.report(f'{len(undone)} of {len(self.ctx.running)} are left: {process.exit_message}')
+            reason = process.exit_message or process.process_state.value
+            self.report(f'{len(undone)} of {len(self.ctx.running)} frames are left, to run alone: {reason}')
             _spoil(process)
         self.ctx.alone = undone
         self.ctx.waiting = undone + self.ctx.waiting[len(self.ctx.running) :]

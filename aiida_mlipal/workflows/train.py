@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from aiida import orm
 from aiida.common import AttributeDict
 from aiida.engine import BaseRestartWorkChain, ExitCode, ProcessHandlerReport, process_handler, while_
@@ -184,7 +185,7 @@ class TrainWorkChain(TrainBuilderMixin, BaseRestartWorkChain):
             return None
         lr = from_dict(TrainingSettings, self.ctx.settings.get_dict()).lr
         if self.ctx.lowered == MAX_LOWERED:
-            force = float(abs(self.inputs.dataset.configurations.forces).max())
+            force = float(np.nanmax(abs(self.inputs.dataset.configurations.forces)))  # rejected frames have none
             error = self.exit_codes.ERROR_NON_FINITE.format(lr=lr, force=force, reason=job.exit_message)
             return ProcessHandlerReport(do_break=True, exit_code=error)
         self.ctx.lowered += 1
