@@ -1,4 +1,4 @@
-"""Shared fixtures: one AiiDA profile for the session, on SQLite with AiiDA's own ZeroMQ broker (no services)."""
+"""Shared fixtures: one AiiDA profile, emptied for each file, on SQLite with AiiDA's own ZeroMQ broker (no services)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ def aiida_profile(aiida_config, aiida_profile_factory) -> Iterator[object]:
         aiida_config.set_option('runner.poll.interval', 1, scope=profile.name)
         aiida_config.set_option('warnings.development_version', False, scope=profile.name)
         yield profile
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _fresh_profile(aiida_profile) -> None:
+    """Empty the profile for each file of tests: labels that others computed would be found and used again.
+
+    It also sets AiiDA's logging anew, which commands of `verdi` that ran in this process have changed.
+    """
+    aiida_profile.reset_storage()
 
 
 @pytest.fixture(scope='session')
