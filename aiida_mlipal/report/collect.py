@@ -100,7 +100,7 @@ def _dataset(node: orm.WorkChainNode, processes: list[Process]) -> Any:
     if 'dataset' in node.outputs:
         return node.outputs.dataset
     for process in reversed(processes):
-        if process.is_ok and process.caller == node.pk and process.name in ('merge_datasets', 'LabelWorkChain'):
+        if process.is_ok and process.caller == node.pk and process.name in ('grow_dataset', 'LabelWorkChain'):
             outputs = orm.load_node(process.pk).outputs
             return outputs.labels if 'labels' in outputs else outputs.result
     return None

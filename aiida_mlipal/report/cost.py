@@ -1,4 +1,4 @@
-"""What a campaign cost: jobs, wall time and core time per stage."""
+"""What a campaign cost: jobs, wall time, core time and GPU time per stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiida import orm
 from aiida.common.links import LinkType
 
 from aiida_mlipal.provenance.processes import Process
-from aiida_mlipal.workflows.timing import cores_of
+from aiida_mlipal.workflows.timing import cores_of, gpus_of
 
 __all__ = ('StageCost', 'cost_per_stage')
 
@@ -38,6 +38,7 @@ class StageCost:
     n_reused: int  #: taken from AiiDA's cache, at no cost
     job_s: float  #: wall time of all jobs, one after the other
     core_s: float  #: the same times the cores that each asked for
+    gpu_s: float  #: the same times the GPUs that each asked for
     elapsed_s: float
 
 
@@ -64,6 +65,7 @@ def cost_per_stage(campaign: int, processes: Sequence[Process]) -> list[StageCos
                 n_reused=sum(job['reused'] for job in here),
                 job_s=sum(job['seconds'] for job in here),
                 core_s=sum(job['seconds'] * job['cores'] for job in here),
+                gpu_s=sum(job['seconds'] * job['gpus'] for job in here),
                 elapsed_s=sum((_end(call) - call.started).total_seconds() for call in calls),
             )
         )
@@ -75,10 +77,10 @@ def _end(process: Process) -> datetime:
 
 
 def _job_times(jobs: Sequence[Process]) -> list[dict[str, Any]]:
-    """Return cores and seconds of each job: as the program says, else the scheduler, else from start to end."""
+    """Return cores, GPUs and seconds of each job: as the program says, else the scheduler, else from start to end."""
     pks = [job.pk for job in jobs]
     said: dict[int, float] = {}
-    asked: dict[int, tuple[dict[str, Any], dict[str, Any], str | None]] = {}
+    asked: dict[int, tuple[dict[str, Any], int | None, dict[str, Any], str | None]] = {}
     for start in range(0, len(pks), _BATCH):
         some = {'id': {'in': pks[start : start + _BATCH]}}
         query = orm.QueryBuilder().append(orm.CalcJobNode, filters=some, tag='job', project='id')
@@ -86,14 +88,28 @@ def _job_times(jobs: Sequence[Process]) -> list[dict[str, Any]]:
         keys = ['attributes.wall_time_seconds', 'attributes.wall_s']
         query.append(orm.Dict, with_incoming='job', edge_filters=edge, project=keys)
         said.update({pk: float(first or second) for pk, first, second in query.all() if first or second})
-        keys = ['id', 'attributes.resources', 'attributes.last_job_info', 'extras._aiida_cached_from']
+        keys = [
+            'id',
+            'attributes.resources',
+            'attributes.gpus',
+            'attributes.last_job_info',
+            'extras._aiida_cached_from',
+        ]
         query = orm.QueryBuilder().append(orm.CalcJobNode, filters=some, project=keys)
-        asked.update({pk: (resources or {}, info or {}, source) for pk, resources, info, source in query.all()})
+        asked.update(
+            {pk: (asked_for or {}, gpus, info or {}, source) for pk, asked_for, gpus, info, source in query.all()}
+        )
     times = []
     for job in jobs:
-        resources, info, source = asked[job.pk]
+        resources, gpus, info, source = asked[job.pk]
         seconds = said.get(job.pk) or info.get('wallclock_time_seconds') or (_end(job) - job.started).total_seconds()
         times.append(
-            {'pk': job.pk, 'cores': cores_of(resources), 'reused': bool(source), 'seconds': 0 if source else seconds}
+            {
+                'pk': job.pk,
+                'cores': cores_of(resources),
+                'gpus': gpus_of(resources, gpus),
+                'reused': bool(source),
+                'seconds': 0 if source else seconds,
+            }
         )
     return times

@@ -52,6 +52,7 @@ def render(record: Record) -> str:
         record=record,
         status=record.status,
         tiles=_tiles(record),
+        gpu_s=_gpu_seconds(record),
         figures=_figures(record),
         curve=_curve(record),
         outcomes=_OUTCOMES,
@@ -126,7 +127,14 @@ def _tiles(record: Record) -> list[tuple[str, str, str]]:
             remark = f'{entry["formula"]}: {entry["model"]["a0"]:.4f} Å, reference {entry["teacher"]["a0"]:.4f} Å'
             tiles.append(('lattice constant', f'{entry["deviation_percent"]:+.2f} %', remark))
     tiles.append(('core time', _duration(sum(cost.core_s for cost in record.costs)), 'of all jobs'))
+    gpu_s = _gpu_seconds(record)
+    if gpu_s:
+        tiles.append(('GPU time', _duration(gpu_s), 'of all jobs'))
     return tiles
+
+
+def _gpu_seconds(record: Record) -> float:
+    return sum(cost.gpu_s for cost in record.costs)
 
 
 def _figures(record: Record) -> dict[str, str]:

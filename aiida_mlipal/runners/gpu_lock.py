@@ -73,7 +73,8 @@ def hold_gpus() -> float:
 
 
 def share_gpus(index: int) -> None:
-    """Leave one GPU of the job to this process, the ``index``-th of several at work. Before anything touches CUDA.
+    """Leave one GPU of the job to this process, which has the ``index``-th place of several at work. Before anything
+    touches CUDA.
 
     Where ``CUDA_VISIBLE_DEVICES`` names no more than one, nothing happens.
     """

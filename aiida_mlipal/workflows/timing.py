@@ -1,4 +1,4 @@
-"""How long a job took, and on how many cores."""
+"""How long a job took, on how many cores and GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from aiida import orm
 
-__all__ = ('cores_of', 'job_seconds', 'wall_seconds')
+__all__ = ('cores_of', 'gpus_of', 'job_seconds', 'wall_seconds')
 
 
 def cores_of(resources: dict[str, Any]) -> int:
@@ -15,6 +15,14 @@ def cores_of(resources: dict[str, Any]) -> int:
     ranks = resources.get('tot_num_mpiprocs') or resources.get('num_cpus')  # num_cpus: HyperQueue
     ranks = ranks or prod(resources.get(name) or 1 for name in ('num_machines', 'num_mpiprocs_per_machine'))
     return int(ranks * (resources.get('num_cores_per_mpiproc') or 1))
+
+
+def gpus_of(resources: dict[str, Any], gpus: int | None) -> int:
+    """Return the GPUs that a job had for itself.
+
+    :param gpus: the option ``gpus``, per machine. A request in ``custom_scheduler_commands`` is not read.
+    """
+    return int((gpus or 0) * (resources.get('num_machines') or 1))
 
 
 def job_seconds(calculation: orm.CalcJobNode) -> float:

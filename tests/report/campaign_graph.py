@@ -19,8 +19,8 @@ from aiida.engine import ProcessState
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from aiida_mlipal.calculations.functions.dataset import merge_datasets
 from aiida_mlipal.calculations.functions.decide import decide_iteration
+from aiida_mlipal.calculations.functions.grow import grow_dataset
 from aiida_mlipal.calculations.functions.plan import start_campaign
 from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_frames
 from aiida_mlipal.calculations.functions.validate import equation_of_state_frames, validation_summary
@@ -282,14 +282,12 @@ def build_campaign(*, n_iterations: int = 2, running: bool = False) -> orm.WorkC
         graph.process(orm.CalcFunctionNode, 'select_frames', arguments, chosen, caller=campaign)
         graph.outputs(campaign, {f'selections__{name}': chosen['selection'], f'models__{name}': models[name]})
         labels = graph.labelling(campaign, chosen['frames'])
-        merged = merge_datasets(dataset=dataset, labels=labels, **BARE)
-        graph.process(
-            orm.CalcFunctionNode,
-            'merge_datasets',
-            {'dataset': dataset, 'labels': labels},
-            {'result': merged},
-            caller=campaign,
-        )
+        arguments = {
+            'dataset': dataset, 'labels': labels, 'training': inputs['training'], 'selection': inputs['selection'],
+            'seed': campaign.inputs.seed, 'dataset_evaluation': known, 'pool_evaluation': pool_evaluation,
+        }  # fmt: skip
+        merged = grow_dataset(**arguments, **BARE)
+        graph.process(orm.CalcFunctionNode, 'grow_dataset', arguments, {'result': merged}, caller=campaign)
         dataset = merged
         arguments = {
             'dataset': dataset, 'dataset_evaluation': known, 'pool_evaluation': pool_evaluation,

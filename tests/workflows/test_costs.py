@@ -18,7 +18,7 @@ from aiida_mlipal.science.level_of_theory import digest
 from aiida_mlipal.workflows.costs import measured_costs
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.label import LabelWorkChain
-from aiida_mlipal.workflows.timing import cores_of
+from aiida_mlipal.workflows.timing import cores_of, gpus_of
 
 pytestmark = pytest.mark.codes
 
@@ -112,3 +112,9 @@ def test_cores_of_a_job():
     assert cores_of({'parallel_env': 'mpi', 'tot_num_mpiprocs': 8}) == 8
     assert cores_of({'num_machines': 1, 'num_mpiprocs_per_machine': 1, 'num_cpus': 16}) == 16  # HyperQueue
     assert cores_of({}) == 1
+
+
+def test_gpus_of_a_job():
+    assert gpus_of({'num_machines': 2, 'num_mpiprocs_per_machine': 4}, 4) == 8
+    assert gpus_of({'parallel_env': 'mpi', 'tot_num_mpiprocs': 8}, 1) == 1
+    assert gpus_of({'num_machines': 2}, None) == 0
