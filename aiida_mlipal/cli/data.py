@@ -12,6 +12,8 @@ import click
 from aiida.cmdline.groups import VerdiCommandGroup
 from aiida.cmdline.utils.decorators import load_backend_if_not_loaded
 
+from aiida_mlipal.cli.model_import import command as import_model
+
 if TYPE_CHECKING:
     from aiida_mlipal.data.configurations import ConfigurationsData
     from aiida_mlipal.data.model import MlipModelData
@@ -188,6 +190,7 @@ def configurations_export(identifier: str, output: Path) -> None:
 
 model_group: click.Group = VerdiCommandGroup('model', help='Machine-learned potentials, single or as a committee.')
 data_group.add_command(model_group)
+model_group.add_command(import_model)
 
 
 @model_group.command('list')
@@ -202,13 +205,14 @@ def model_list(limit: int) -> None:
 def model_show(identifier: str) -> None:
     """Show one model or committee and the errors of its members."""
     node: MlipModelData = _load(identifier, 'model')
-    heads = ['heads'] if len(node.heads) > 1 else []
-    _attributes(node, [*_MODEL.values(), *heads, 'uncertainty', 'software', 'settings_hash'])
+    more = [name for name in ('heads', 'architecture', 'origin') if node.base.attributes.get(name, None)]
+    _attributes(node, [*_MODEL.values(), *more, 'uncertainty', 'software', 'settings_hash'])
     errors = node.base.attributes.get('errors')
     by_member = errors if node.kind == 'committee' else {'member_00': errors}
+    seeds: list[int | None] = list(node.seeds) or [None] * node.n_members  # nobody knows those of an imported model
     rows = [
         [name, seed, sha256, by_member.get(Path(name).stem)]
-        for name, seed, sha256 in zip(node.member_names, node.seeds, node.sha256, strict=True)
+        for name, seed, sha256 in zip(node.member_names, seeds, node.sha256, strict=True)
     ]
     _table('Members', ['File', 'Seed', 'SHA-256', 'Errors'], rows)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aiida_mlipal.data.configurations import ConfigurationsData
 
-__all__ = ('command',)
+__all__ = ('command', 'read_mapping')
 
 
 @click.command('import')
@@ -45,7 +45,7 @@ def command(
     require_profile()
     keys = {'energy': energy_key, 'forces': forces_key, 'stress': stress_key}
     try:
-        level = declared(_mapping(level_file))
+        level = declared(read_mapping(level_file))
         settings = ImportSettings(keys={name: key for name, key in keys.items() if key}, e0s=_energies(e0s))
         frames = read_files([(path, path.name) for path in files], settings)
     except ValueError as exception:
@@ -59,7 +59,7 @@ def command(
     click.echo(f'{"imported as" if is_new else "imported before, as"} dataset {dataset.pk}')
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """Return the content of a YAML file."""
     import yaml
 
