@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aiida.orm import WorkChainNode
 
-    from aiida_mlipal.provenance.status import CampaignStatus, MemberProgress
+    from aiida_mlipal.provenance.status import CampaignStatus
+    from aiida_mlipal.provenance.training_progress import MemberProgress, TrainingProgress
 
-__all__ = ('bar', 'closing_table', 'duration', 'status_text', 'table')
+__all__ = ('bar', 'closing_table', 'duration', 'status_text', 'table', 'training_lines')
 
 WIDTH = 28
 #: Reasons of rejected labels that are shown one by one.
@@ -56,10 +57,10 @@ def milli(value: float | None, digits: int = 1) -> str:
     return '-' if value is None else f'{1000 * value:.{digits}f}'
 
 
-def status_text(status: CampaignStatus, training: Sequence[MemberProgress] = (), problems: Sequence[str] = ()) -> str:
+def status_text(status: CampaignStatus, training: Sequence[TrainingProgress] = (), problems: Sequence[str] = ()) -> str:
     """Return the state of a campaign, a few lines.
 
-    :param training: progress of the members that are being trained.
+    :param training: the jobs that train now.
     :param problems: what is wrong with daemon or broker.
     """
     outcome = f', {status.last["outcome"]}' if status.last and not status.is_active else ''
@@ -80,15 +81,39 @@ def status_text(status: CampaignStatus, training: Sequence[MemberProgress] = (),
         now = status.stage_labels
         lines.append(f'           {bar(now.done + now.failed, now.total)} of this round')
     lines += _label_lines(status)
-    for member in training:
-        progress = bar(member.epoch, member.max_epochs) if member.max_epochs else f'{member.epoch}'
-        lines.append(f'{member.member}  {progress} epochs, force RMSE {milli(member.force_rmse)} meV/Å')
+    lines += [line for job in training for line in training_lines(job)]
     if status.last:
         lines += _error_lines(status.last)
     lines += [f'budget     {line}' for line in _budget_lines(status)]
     lines += [f'failed     {line}' for line in status.failures]
     lines += [f'WARNING    {problem}' for problem in problems]
     return '\n'.join(lines)
+
+
+def training_lines(job: TrainingProgress) -> list[str]:
+    """Return how far a training job is: one line for the job, one for each member that can be seen."""
+    words = [f'job {job.pk} on `{job.computer}`']
+    if job.attempt > 1:
+        words.append(f'attempt {job.attempt} (the one before: {job.restarted})')
+    if job.state:
+        words.append(job.state)
+    return [f'training   {", ".join(words)}', *(f'{member.member}  {_member(member)}' for member in job.members)]
+
+
+def _member(member: MemberProgress) -> str:
+    if member.state == 'waiting':
+        return 'waiting for its turn'
+    if member.state == 'starting':
+        return 'starting'
+    words = [f'{bar(member.epoch, member.max_epochs)} epochs']
+    if member.loss is not None and member.best_loss is not None:
+        words.append(f'loss {member.loss:.3g} (best {member.best_loss:.3g})')
+    words.append(f'force RMSE {milli(member.force_rmse)} meV/Å')
+    if member.left_s is not None:
+        words.append(f'about {duration(member.left_s)} left')
+    elif member.state != 'training':
+        words.append(member.state)
+    return ', '.join(words)
 
 
 def _label_lines(status: CampaignStatus) -> list[str]:

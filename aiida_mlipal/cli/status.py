@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from aiida.orm import WorkChainNode
+
+    from aiida_mlipal.provenance.training_progress import TrainingReader
 
 __all__ = ('command', 'follow', 'show')
 
@@ -30,14 +33,18 @@ def command(campaign: str, watch: bool, interval: float) -> None:
         click.echo(show(node))
 
 
-def show(node: WorkChainNode) -> str:
-    """Return the state of a campaign as text, with warnings if nobody works on it."""
+def show(node: WorkChainNode, reader: TrainingReader | None = None) -> str:
+    """Return the state of a campaign as text, with warnings if nobody works on it.
+
+    :param reader: of the trainings that run, if the state is shown again and again.
+    """
     from aiida_mlipal.cli.display import status_text
     from aiida_mlipal.cli.services import probe
-    from aiida_mlipal.provenance.status import read_status, read_training
+    from aiida_mlipal.provenance.status import read_status
+    from aiida_mlipal.provenance.training_progress import TrainingReader
 
     status = read_status(node)
-    training = [member for pk in status.training_jobs for member in read_training(pk)]
+    training = (reader or TrainingReader()).read(status.training_jobs)
     return status_text(status, training, probe().problems if status.is_active else ())
 
 
@@ -45,10 +52,12 @@ def follow(node: WorkChainNode, interval: float) -> None:
     """Print the state whenever it changes, until the campaign ends. On a terminal it is redrawn in place."""
     import sys
 
-    last = ''
+    from aiida_mlipal.provenance.training_progress import TrainingReader
+
+    last, reader = '', TrainingReader()
     while True:
         ended = node.is_terminated  # before reading, so that the last state is shown too
-        text = show(node)
+        text = show(node, reader)
         if sys.stdout.isatty():
             click.clear()
             click.echo(text)
@@ -62,4 +71,4 @@ def follow(node: WorkChainNode, interval: float) -> None:
 
 def _without_times(text: str) -> str:
     """Return the text without what changes with the clock alone."""
-    return '\n'.join(line.split(', for ')[0] for line in text.splitlines())
+    return '\n'.join(re.split(', for |, about .* left$', line)[0] for line in text.splitlines())

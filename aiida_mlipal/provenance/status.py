@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from aiida import orm
@@ -17,11 +16,9 @@ from aiida_mlipal.provenance.processes import Process, called_by, created_by
 
 __all__ = (
     'CampaignStatus',
-    'MemberProgress',
     'committees_of',
     'decisions_of',
     'read_status',
-    'read_training',
     'training_sizes',
 )
 
@@ -35,16 +32,6 @@ STAGES: Final = {
     'MaceEvaluateCalculation': 'evaluating',
     'ValidateWorkChain': 'validating',
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberProgress:
-    """How far the training of one committee member has come."""
-
-    member: str
-    epoch: int
-    max_epochs: int | None
-    force_rmse: float  #: on the member's validation frames, eV/Å
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +85,7 @@ def training_sizes(committees: Sequence[MlipModelData]) -> dict[str, int]:
     for index, committee in enumerate(committees):
         member = committee.creator.base.links.get_incoming(node_class=MlipModelData).first().node
         frames = member.creator.inputs.dataset.configurations
-        sizes[f'iteration_{index:02d}'] = int((frames.is_labelled & frames.has_role('train')).sum())
+        sizes[f'iteration_{index:02d}'] = int((frames.is_labelled & frames.has_role('train', 'validation')).sum())
     return sizes
 
 
@@ -144,43 +131,3 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
             and not process.is_ok
         ),
     )
-
-
-def read_training(pk: int) -> list[MemberProgress]:
-    """Return how far the members of a running training job are, read from its folder on the computer.
-
-    Empty while the job has not started, or if the computer cannot be reached.
-    """
-    from aiida_mlipal.science.heads import MAIN_HEAD
-    from aiida_mlipal.science.training_log import read_history
-
-    node = orm.load_node(pk)
-    folder = node.get_remote_workdir()
-    if folder is None:
-        return []
-    max_epochs = node.inputs.settings.get_dict().get('max_num_epochs')
-    progress = []
-    try:
-        with node.get_transport() as transport:
-            for path in sorted(transport.glob(str(PurePosixPath(folder) / 'member_*' / 'results' / '*_train.txt'))):
-                columns = read_history(_read_lines(transport, path)).get(MAIN_HEAD)
-                if columns is not None:
-                    progress.append(
-                        MemberProgress(
-                            member=PurePosixPath(path).parts[-3],
-                            epoch=int(columns['epoch'][-1]) + 1,
-                            max_epochs=max_epochs,
-                            force_rmse=columns['force_rmse'][-1],
-                        )
-                    )
-    except OSError:
-        return progress
-    return progress
-
-
-def _read_lines(transport: Any, path: str) -> list[str]:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile() as handle:
-        transport.getfile(path, handle.name)
-        return handle.read().decode(errors='replace').splitlines()

@@ -42,7 +42,7 @@ def test_training_sizes() -> None:
     sizes = training_sizes(committees_of(called_by(node)))
     frames = node.outputs.dataset.configurations
     assert list(sizes) == ['iteration_00', 'iteration_01', 'iteration_02']
-    assert sizes['iteration_02'] == (frames.is_labelled & frames.has_role('train')).sum()
+    assert sizes['iteration_02'] == (frames.is_labelled & frames.has_role('train', 'validation')).sum()
 
 
 def test_called_by_is_complete() -> None:
