@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-__all__ = ('distinct', 'nearest_distance')
+__all__ = ('distinct', 'duplicate_scale', 'nearest_distance')
 
 _BLOCK: Final = 256
+#: Frames whose nearest neighbours set the scale of duplicates; more would only cost time.
+_SCALE_SAMPLE: Final = 512
 
 
 def nearest_distance(descriptors: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,3 +63,26 @@ def distinct(descriptors: NDArray[np.float64], distance: float) -> NDArray[np.in
                 open_rows[followers] = False
         kept = np.concatenate((kept, rows[open_rows]))
     return owner
+
+
+def duplicate_scale(table: NDArray[np.float64], reference: NDArray[np.float64], rows: NDArray[np.int64]) -> float:
+    """Return the median distance of frames to their nearest neighbour, the scale on which two frames are one.
+
+    Exact repeats (distance zero) are left out, or a pool of them would have no scale.
+
+    :param table: (F, D).
+    :param reference: (N, D) of further frames that may be the nearest.
+    :param rows: of ``table`` whose neighbours are looked for, in an order that does not depend on that of the pool; an
+        even sample of them is enough.
+    """
+    if len(rows) == 0:
+        return 0.0
+    sample = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(int))]
+    everything = np.unique(np.concatenate((reference, table[rows])), axis=0)
+    if len(everything) < 2:
+        return 0.0
+    distances = []
+    for row in sample:
+        squares = ((everything - table[row]) ** 2).sum(axis=1)
+        distances.append(np.sqrt(squares[squares > 0].min()))
+    return float(np.median(distances))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aiida_mlipal.science.calibration import Thresholds
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.decision import Decision
-from aiida_mlipal.science.duplicates import distinct, nearest_distance
+from aiida_mlipal.science.duplicates import distinct, duplicate_scale, nearest_distance
 from aiida_mlipal.science.evaluation import Evaluation
 from aiida_mlipal.science.filters import physical
 from aiida_mlipal.science.pickers import QUANTUM, Picks, farthest_point, max_det, standardise
@@ -23,8 +23,6 @@ __all__ = ('METHODS', 'SelectionSettings', 'decide')
 METHODS: Final = ('max_det', 'farthest_point', 'top_uncertainty', 'random')
 #: Frames of a stopped replica: what the upper bound rejects must not starve, see :func:`decide`.
 _STOPPED: Final = ('last_safe', 'first_unsafe')
-#: Frames of the pool whose nearest neighbours set the scale of duplicates; more would only cost time.
-_SCALE_SAMPLE: Final = 512
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,10 @@ def _require_uncertainty(uncertain: bool, settings: SelectionSettings, threshold
     if not uncertain and (settings.needs_committee or thresholds is not None):
         what = f'the method `{settings.method}`' if settings.needs_committee else 'a trust window'
         raise ValueError(
-            f'{what} ranks frames by the spread of a committee or the rigidity of a model, but the pool was evaluated '
-            'with a committee of 1 that has none: train 2 or more members (4 for a calibrated spread) or one with '
-            '`uncertainty: llpr`, or use method `max_det`, `farthest_point` or `random` without thresholds.'
+            f'{what} ranks frames by the spread of a committee or the uncertainty of a model, but the pool was '
+            'evaluated with a committee of 1 that has none: train 2 or more members (4 for a calibrated spread) or one '
+            'with `uncertainty: llpr` or `heads`, or use method `max_det`, `farthest_point` or `random` without '
+            'thresholds.'
         )
 
 
@@ -149,25 +148,6 @@ def _close_agreed(pool: Configurations, sheet: _Sheet, agreed: Mapping[str, str]
             sheet.close(row, 'agreed', reason)
 
 
-def _duplicate_scale(table: NDArray[np.float64], reference: NDArray[np.float64], rows: NDArray[np.int64]) -> float:
-    """Return the median distance of pool frames to their nearest neighbour in pool and training set.
-
-    Exact repeats (distance zero) are left out, or a pool of them would have no scale; ``rows`` come in the order of
-    the identities, and an even sample of them is enough.
-    """
-    if len(rows) == 0:
-        return 0.0
-    sample = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(int))]
-    everything = np.unique(np.concatenate((reference, table[rows])), axis=0)
-    if len(everything) < 2:
-        return 0.0
-    distances = []
-    for row in sample:
-        squares = ((everything - table[row]) ** 2).sum(axis=1)
-        distances.append(np.sqrt(squares[squares > 0].min()))
-    return float(np.median(distances))
-
-
 def _close_duplicates(
     pool: Configurations,
     sheet: _Sheet,
@@ -175,12 +155,13 @@ def _close_duplicates(
     calibrated: NDArray[np.float64],
     scaled: tuple[NDArray[np.float64], NDArray[np.float64]],
     distance: NDArray[np.float64],
+    to_stream: NDArray[np.float64],
     fraction: float,
 ) -> None:
     """Close repeats of the training set, of the random stream (a test frame must stay unseen) and of candidates."""
     table, reference = scaled
     rows = by_identity[sheet.open[by_identity]]
-    threshold = fraction * _duplicate_scale(table, reference, rows)
+    threshold = fraction * duplicate_scale(table, reference, rows)
     stream = by_identity[(sheet.klass == 'stream')[by_identity]]
     # Of a group of duplicates the most uncertain stays.
     urgency = np.round(np.nan_to_num(calibrated[rows]) / QUANTUM)
@@ -192,6 +173,9 @@ def _close_duplicates(
             continue
         if distance[row] <= threshold:
             sheet.close(row, 'duplicate', 'A training frame has the same descriptors.')
+        elif to_stream[row] <= threshold:
+            text = 'A frame of an earlier random stream has the same descriptors and must stay unseen.'
+            sheet.close(row, 'duplicate', text)
         elif first != row and sheet.klass[first] == 'stream':
             text = f'Frame {pool.frame_id[first]} of the random stream has the same descriptors and must stay unseen.'
             sheet.close(row, 'duplicate', text)
@@ -234,6 +218,7 @@ def decide(
     max_labels: int | None = None,
     known_frame_ids: Collection[str] = (),
     agreed: Mapping[str, str] | None = None,
+    stream_descriptors: NDArray[np.float64] | None = None,
 ) -> Decision:
     """Give every frame of the pool a class, a reason and, if it is to be labelled, a rank.
 
@@ -253,6 +238,7 @@ def decide(
     :param known_frame_ids: frames that have a label, accepted or rejected.
     :param agreed: why frames need no label, by identity, see :func:`aiida_mlipal.science.prescreen.agreements`; the
         random stream is taken all the same.
+    :param stream_descriptors: (M, D) of the random streams of earlier iterations, by the same model.
     :raises ValueError: for a single model with a method or window that need a committee.
     """
     if max_labels is not None:
@@ -277,10 +263,13 @@ def decide(
 
         descriptors = np.where(finite[:, None], evaluation.descriptors, 0.0)
         sound = finite & (sheet.klass != 'unphysical')
-        table, reference = standardise(descriptors, np.asarray(reference_descriptors, dtype=float), sound)
-        distance = np.where(finite, nearest_distance(table, reference), np.nan)
-        scaled = (table, reference)
-        _close_duplicates(pool, sheet, by_identity, calibrated, scaled, distance, settings.duplicate_distance)
+        given = (reference_descriptors, () if stream_descriptors is None else stream_descriptors)
+        trained, unseen = (np.asarray(rows, dtype=float) if len(rows) else descriptors[:0] for rows in given)
+        table, both = standardise(descriptors, np.concatenate((trained, unseen)) if len(unseen) else trained, sound)
+        reference, unseen = both[: len(trained)], both[len(trained) :]
+        distance, to_stream = (np.where(finite, nearest_distance(table, rows), np.nan) for rows in (reference, unseen))
+        scaled, fraction = (table, reference), settings.duplicate_distance
+        _close_duplicates(pool, sheet, by_identity, calibrated, scaled, distance, to_stream, fraction)
 
         rows = by_identity[sheet.open[by_identity]]
         limit = settings.n_labels if max_labels is None else min(settings.n_labels, max_labels)

@@ -9,8 +9,9 @@ from aiida.engine import ToContext, WorkChain, if_, while_
 from aiida.manage.caching import disable_caching
 from aiida.plugins import CalculationFactory
 
-from aiida_mlipal.calculations.functions.dataset import merge_datasets, read_clock
+from aiida_mlipal.calculations.functions.dataset import read_clock
 from aiida_mlipal.calculations.functions.decide import decide_iteration
+from aiida_mlipal.calculations.functions.grow import grow_dataset
 from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
 from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_candidates, select_frames
 from aiida_mlipal.calculations.mace_train import unfit_training
@@ -22,10 +23,12 @@ from aiida_mlipal.workflows.campaign_inputs import validate_campaign
 from aiida_mlipal.workflows.explore import ExploreWorkChain
 from aiida_mlipal.workflows.label import LabelWorkChain
 from aiida_mlipal.workflows.once import submit_once
-from aiida_mlipal.workflows.prescreen import PrescreenWorkChain
+from aiida_mlipal.workflows.outputs import reason_of
+from aiida_mlipal.workflows.prescreen import PrescreenWorkChain, prescreen_inputs
 from aiida_mlipal.workflows.seeds import SeedsWorkChain
 from aiida_mlipal.workflows.train import TrainWorkChain
 from aiida_mlipal.workflows.validate import ValidateWorkChain
+from aiida_mlipal.workflows.warm_start import warm_start_inputs
 
 __all__ = ('ActiveLearningWorkChain',)
 
@@ -43,6 +46,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         spec.input('dataset', valid_type=ConfigurationsData, required=False, help='Labelled frames to start from.')
         spec.input('seed', valid_type=orm.Int, help='Seed from which every random choice is derived.')
         spec.input('training', valid_type=orm.Dict, help='TrainingSettings, with `n_members`.')
+        spec.input('warm_start', valid_type=orm.Dict, default=lambda: orm.Dict({}), help='WarmStartSettings.')
         spec.input('exploration', valid_type=orm.Dict, help='ExplorationSettings.')
         spec.input('selection', valid_type=orm.Dict, help='SelectionSettings.')
         spec.input('convergence', valid_type=orm.Dict, help='ConvergenceSettings: targets.')
@@ -61,7 +65,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             },
         )
         spec.input('prescreen.settings', valid_type=orm.Dict, help='PrescreenSettings: threshold.')
-        spec.expose_inputs(TrainWorkChain, namespace='train', exclude=('dataset', 'settings'))
+        spec.expose_inputs(TrainWorkChain, namespace='train', exclude=('dataset', 'settings', 'warm_start'))
         spec.expose_inputs(
             ExploreWorkChain, namespace='explore', exclude=('mace.model', 'mace.starts', 'mace.settings')
         )
@@ -130,20 +134,16 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     def label_seeds(self) -> Any:
         """Label the seeds."""
         if not self.ctx.seeds.is_finished_ok:
-            return self.exit_codes.ERROR_SEEDS_FAILED.format(reason=_reason(self.ctx.seeds))
+            return self.exit_codes.ERROR_SEEDS_FAILED.format(reason=reason_of(self.ctx.seeds))
         return self._submit_labels('label_seeds', self.ctx.seeds.outputs.configurations)
 
     def start_dataset(self) -> Any:
         """Join the seeds' labels with the dataset that the campaign was given, if any."""
         if not self.ctx.labels.is_finished_ok:
-            return self.exit_codes.ERROR_LABELS_FAILED.format(reason=_reason(self.ctx.labels))
-        labels = self.ctx.labels.outputs.labels
-        if 'dataset' in self.inputs:
-            self.ctx.dataset = merge_datasets(dataset=self.inputs.dataset, labels=labels)
-            self.ctx.decision = start_campaign(self.ctx.dataset, self.inputs.dataset)
-        else:
-            self.ctx.dataset = labels
-            self.ctx.decision = start_campaign(labels)
+            return self.exit_codes.ERROR_LABELS_FAILED.format(reason=reason_of(self.ctx.labels))
+        known = {'dataset': self.inputs.dataset} if 'dataset' in self.inputs else {}
+        self._grow_dataset(**known)
+        self.ctx.decision = start_campaign(self.ctx.dataset, *known.values())
         return None
 
     # -- one iteration -------------------------------------------------------------------------------------------
@@ -170,7 +170,9 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         """Train a committee on all labelled frames outside the random stream."""
         inputs = self.exposed_inputs(TrainWorkChain, 'train')
         inputs.update(dataset=self.ctx.dataset, settings=self.ctx.training)
-        problem = unfit_training(self.ctx.dataset, inputs.get('other_datasets', {}), self.ctx.training.get_dict())
+        inputs.update(warm_start_inputs(self.ctx, self.inputs.warm_start))
+        others = inputs.get('other_datasets', {})
+        problem = unfit_training(self.ctx.dataset, others, self.ctx.training.get_dict(), inputs)
         if problem is not None:
             self._return_results()
             return self.exit_codes.ERROR_TRAINING_FAILED.format(reason=problem)
@@ -201,17 +203,6 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         inputs['configurations'] = select_candidates(self.ctx.exploration_process.outputs.pool)
         return ToContext(prescreen_process=submit_once(self, f'prescreen_{self._name}', PrescreenWorkChain, inputs))
 
-    def _prescreened(self) -> dict[str, Any]:
-        """Return the labels of the cheap level; where they failed, candidates go on."""
-        if 'prescreen_process' not in self.ctx:
-            return {}
-        process = self.ctx.prescreen_process
-        if not process.is_finished_ok:
-            self.report(f'the prescreen failed, candidates without a cheap label go on: {_reason(process)}')
-        if 'labels' not in process.outputs:
-            return {}
-        return {'prescreen': process.outputs.labels, 'prescreen_settings': self.inputs.prescreen.settings}
-
     def select(self) -> Any:
         """Calibrate the uncertainty and decide which frames are worth a label."""
         if not self.ctx.exploration_process.is_finished_ok:
@@ -232,7 +223,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             budget=self.inputs.budget,
             decision=self.ctx.decision,
             seed=self.inputs.seed,
-            **self._prescreened(),
+            **prescreen_inputs(self),
         )
         self.ctx.selection, self.ctx.frames = chosen['selection'], chosen['frames']
         self.out(f'calibrations.{self._name}', calibration)
@@ -251,7 +242,11 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     def extend_dataset(self) -> Any:
         """Add the new labels, accepted and rejected, to the dataset."""
         if 'labels' in self.ctx.labels.outputs:
-            self.ctx.dataset = merge_datasets(dataset=self.ctx.dataset, labels=self.ctx.labels.outputs.labels)
+            self._grow_dataset(
+                dataset=self.ctx.dataset,
+                dataset_evaluation=self.ctx.evaluation_process.outputs.evaluation,
+                pool_evaluation=self.ctx.exploration_process.outputs.evaluation,
+            )
         if not self.ctx.labels.is_finished_ok:
             return self._stop(self.exit_codes.ERROR_LABELS_FAILED, self.ctx.labels)
         return None
@@ -320,6 +315,11 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         inputs = {**self.exposed_inputs(LabelWorkChain, 'label'), 'configurations': frames, **more}
         return ToContext(labels=submit_once(self, link_label, LabelWorkChain, inputs))
 
+    def _grow_dataset(self, **known: orm.Data) -> None:
+        """Add the labels that were just made to the dataset, and record what each frame is for."""
+        labels, inputs = self.ctx.labels.outputs.labels, self.inputs
+        self.ctx.dataset = grow_dataset(labels, inputs.training, inputs.selection, inputs.seed, **known)
+
     def _keep_model(self) -> Any:
         """Keep the committee that was just trained, or stop."""
         process = self.ctx.training_process
@@ -344,10 +344,4 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     def _stop(self, exit_code: Any, process: orm.ProcessNode) -> Any:
         """End the campaign with what it has; say why."""
         self._return_results()
-        return exit_code.format(reason=_reason(process))
-
-
-def _reason(process: orm.ProcessNode) -> str:
-    """Return what the user should look at."""
-    state = process.exit_message or (process.process_state.value if process.process_state else 'unknown')
-    return f'{process.process_label}<{process.pk}>: {state} See `verdi process report {process.pk}`.'
+        return exit_code.format(reason=reason_of(process))

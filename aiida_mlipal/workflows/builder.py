@@ -12,6 +12,8 @@ from aiida.engine import ProcessBuilder
 from aiida_quantumespresso.workflows.protocols.utils import ProtocolMixin, recursive_merge
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.science.foundation import fine_tuning
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.gpu import check_gpus, with_device
@@ -43,6 +45,8 @@ class CampaignBuilderMixin(ProtocolMixin):
         seed: int = 1,
         dataset: ConfigurationsData | None = None,
         other_datasets: Mapping[str, ConfigurationsData] | None = None,
+        foundation_model: MlipModelData | None = None,
+        replay: ConfigurationsData | None = None,
         overrides: Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> ProcessBuilder:
@@ -56,10 +60,13 @@ class CampaignBuilderMixin(ProtocolMixin):
         :param seed: every random choice of the campaign follows from it.
         :param dataset: labelled frames to start from.
         :param other_datasets: labelled frames of other levels of theory, by the names of the heads that learn them.
-        :param overrides: values over those of the protocol, by section: `seeds`, `label`, `training`, `exploration`,
-            `selection`, `convergence`, `budget`, `validation`. `label` has `pseudo_family` for the engine
-            `quantumespresso`, and `parameters` as the engine takes them. `prescreen` names a cheap `engine` and a
-            `threshold`, and may hold what `label` holds; without it there is no prescreen.
+        :param foundation_model: a model that each training starts from; it decides the architecture, and ``lr`` is
+            0.001 if not given.
+        :param replay: labelled frames of the level of theory of that model, so that it does not forget them.
+        :param overrides: values over those of the protocol, by section: `seeds`, `label`, `training`, `warm_start`,
+            `exploration`, `selection`, `convergence`, `budget`, `validation`. `label` has `pseudo_family` for the
+            engine `quantumespresso`, and `parameters` as the engine takes them. `prescreen` names a cheap `engine` and
+            a `threshold`, and may hold what `label` holds; without it there is no prescreen.
         :param options: `metadata.options` of each stage's jobs; with `gpus` a stage runs on the device `cuda`.
         :raises ValueError: for anything that would fail later, with what to type instead.
         """
@@ -73,6 +80,8 @@ class CampaignBuilderMixin(ProtocolMixin):
             valid = sorted([*cls._load_protocol_file()['default_inputs'], 'prescreen'])
             raise ValueError(f'unknown overrides {unknown}; expected some of {valid}.')
         inputs = cls.get_protocol_inputs(protocol)
+        if foundation_model is not None:
+            inputs['training'] = fine_tuning(inputs['training'])
         protocol_label = dict(inputs['label'])
         inputs['label'] = _label_section(protocol_label, engine, given.pop('label', {}))
         for section, values in given.items():
@@ -106,10 +115,14 @@ class CampaignBuilderMixin(ProtocolMixin):
         own = {'train': training, 'explore': {**inputs['exploration'], 'seed': seed}, 'evaluate': evaluation}
         for stage, stage_settings in own.items():
             check_gpus(stage, loaded[stage], f'mlipal.mace.{stage}', stage_settings, stage_options[stage])
-        for section in ('training', 'exploration', 'selection', 'convergence', 'budget', 'validation'):
+        for section in ('training', 'warm_start', 'exploration', 'selection', 'convergence', 'budget', 'validation'):
             builder[section] = orm.Dict(inputs[section])
         if other_datasets:
             builder.train.other_datasets = dict(other_datasets)
+        if foundation_model is not None:
+            builder.train.foundation_model = foundation_model
+        if replay is not None:
+            builder.train.replay = replay
         builder.train.mace = {'code': loaded['train'], 'metadata': {'options': stage_options['train']}}
         builder.explore.mace = {'code': loaded['explore'], 'metadata': {'options': stage_options['explore']}}
         evaluation_settings = orm.Dict(evaluation)

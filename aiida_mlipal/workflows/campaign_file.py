@@ -146,6 +146,7 @@ def json_schema() -> dict[str, Any]:
     schema = Campaign.model_json_schema()
     sections = {
         'train': schema['$defs']['Train']['properties']['settings'],
+        'warm_start': schema['$defs']['Train']['properties']['warm_start'],
         'explore': schema['$defs']['Explore']['properties']['settings'],
         **{name: schema['properties'][name] for name in ('selection', 'convergence', 'budget')},
     }
@@ -204,6 +205,13 @@ def build(campaign: Campaign) -> ProcessBuilder:
         name: attempt(checks.find_node, entry, ConfigurationsData, f'`train.other_datasets.{name}`')
         for name, entry in train.other_datasets.items()
     }
+    foundation, replay = (
+        None if entry is None else attempt(checks.find_node, entry, kind, f'`train.{name}`')
+        for name, entry, kind in (
+            ('foundation_model', train.foundation_model, MlipModelData),
+            ('replay', train.replay, ConfigurationsData),
+        )
+    )
     if problems:
         raise ValueError('\n'.join(dict.fromkeys(problems)))
     builder: ProcessBuilder = WorkflowFactory('mlipal.active_learning').get_builder_from_protocol(
@@ -214,6 +222,8 @@ def build(campaign: Campaign) -> ProcessBuilder:
         seed=campaign.seed,
         dataset=dataset,
         other_datasets=others,
+        foundation_model=foundation,
+        replay=replay,
         overrides=overrides,
         options={stage: getattr(campaign, stage).options.as_metadata() for stage in names},
     )
@@ -248,6 +258,7 @@ def _overrides(campaign: Campaign) -> dict[str, Any]:
     overrides = {
         'label': _label_overrides(campaign.label),
         'training': training,
+        'warm_start': campaign.train.warm_start,
         'exploration': campaign.explore.settings,
         'selection': campaign.selection,
         'convergence': campaign.convergence,

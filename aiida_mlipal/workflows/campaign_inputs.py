@@ -7,6 +7,7 @@ from typing import Any
 
 from ase import Atoms
 
+from aiida_mlipal.calculations.foundation import foundation_problems, settings_decided
 from aiida_mlipal.calculations.mace_train import other_dataset_problems
 from aiida_mlipal.data.base import plain
 from aiida_mlipal.science.configurations import Configurations
@@ -34,7 +35,9 @@ def validate_campaign(inputs: Mapping[str, Any], _: Any) -> str | None:
         return None  # the ports themselves say what is missing
     problems = []
     values = {
-        name: inputs[name].get_dict() for name in ('training', 'exploration', 'selection', 'convergence', 'budget')
+        name: inputs[name].get_dict()
+        for name in ('training', 'exploration', 'selection', 'convergence', 'budget', 'warm_start')
+        if name in inputs
     }
     n_members = values['training'].pop('n_members', None)
     for name, mapping in values.items():
@@ -110,10 +113,8 @@ def _unfit_structures(inputs: Mapping[str, Any]) -> list[str]:
 
 
 def _unfit_heads(inputs: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
-    """Return why the datasets of other levels of theory cannot have heads of their own."""
-    others, label = inputs.get('train', {}).get('other_datasets', {}), inputs['label']
-    if not others:
-        return []
+    """Return why a training cannot start from its model, or datasets of other levels cannot have heads of their own."""
+    own, label = inputs.get('train', {}), inputs['label']
     try:
         ours = plain(load_engine(label['engine'].value).level_of_theory(label['engine_inputs']))
     except (KeyError, ValueError):
@@ -121,18 +122,22 @@ def _unfit_heads(inputs: Mapping[str, Any], training: Mapping[str, Any]) -> list
     frames = [Configurations.from_atoms([node.get_ase()]) for node in inputs['seeds']['structures'].values()]
     if 'dataset' in inputs:
         frames.append(inputs['dataset'].configurations)
-    return other_dataset_problems(
-        others,
-        from_dict(TrainingSettings, {**training, 'seeds': (0,)}),
-        level=ours,
-        elements=Configurations.concatenate(frames).numbers,
-        mend='give it as the `dataset` of the campaign',
-    )
+    elements = Configurations.concatenate(frames).numbers
+    settings = settings_decided(_settings(training), own.get('foundation_model'))
+    problems = foundation_problems(own, training, settings, level=ours, elements=elements)
+    mend = 'give it as the `dataset` of the campaign'
+    others = own.get('other_datasets', {})
+    return problems + other_dataset_problems(others, settings, level=ours, elements=elements, mend=mend)
+
+
+def _settings(training: Mapping[str, Any]) -> TrainingSettings:
+    """Return the settings of a training, but for its seeds."""
+    return from_dict(TrainingSettings, {**training, 'seeds': (0,)})
 
 
 def _unfit_training(inputs: Mapping[str, Any], recipe: list[dict[str, Any]], training: Mapping[str, Any]) -> list[str]:
     """Return why the first training would fail, after all seeds have been paid for."""
-    settings = from_dict(TrainingSettings, {**training, 'seeds': (0,)})
+    settings = settings_decided(_settings(training), inputs.get('train', {}).get('foundation_model'))
     parents = Configurations.from_atoms([node.get_ase() for node in inputs['seeds']['structures'].values()])
     frames = [parents]
     problems = []
@@ -147,7 +152,8 @@ def _unfit_training(inputs: Mapping[str, Any], recipe: list[dict[str, Any]], tra
     if 'dataset' in inputs:
         known = inputs['dataset'].configurations
         frames.append(known)
-        attempt(check_frames, known.take(known.is_labelled & known.has_role('train')), r_max=settings.r_max)
+        learned = known.take(known.is_labelled & known.has_role('train', 'validation'))
+        attempt(check_frames, learned, r_max=settings.r_max)
     if settings.e0s == 'isolated_atoms' and any(item['generator'] == 'isolated_atoms' for item in recipe):
         # The generator makes the atoms of the structures; a dataset must bring those that it has beyond them.
         atoms = [Atoms(symbol) for symbol in parents.elements]

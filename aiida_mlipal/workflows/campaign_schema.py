@@ -247,8 +247,24 @@ class Train(_Stage):
         description='PKs or UUIDs of labelled ConfigurationsData of other levels of theory, each under the name of the '
         'head that learns it.',
     )
+    foundation_model: int | str | None = Field(
+        default=None,
+        description='PK or UUID of the MlipModelData whose weights each training begins with. It decides r_max, '
+        'num_channels and the like; lr is 0.001 by default.',
+    )
+    replay: int | str | None = Field(
+        default=None,
+        description='PK or UUID of labelled ConfigurationsData of the level of theory of the foundation model, so that '
+        'it does not forget them.',
+    )
     settings: Annotated[dict[str, Any], _settings('train')] = Field(
         default_factory=dict, description='Settings of MACE over those of the protocol.'
+    )
+
+    warm_start: Annotated[dict[str, Any], _settings('warm_start')] = Field(
+        default_factory=dict,
+        description='When the models of an iteration go on from those of the one before, and how, for example '
+        '{every: 4}; {every: 1} trains always from scratch.',
     )
 
 

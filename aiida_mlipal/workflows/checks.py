@@ -38,6 +38,7 @@ _SETTINGS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     'budget': ('convergence', 'BudgetSettings', {}),
     'checks': ('label_checks', 'LabelChecks', {}),
     'prescreen': ('prescreen', 'PrescreenSettings', {}),
+    'warm_start': ('warm_start', 'WarmStartSettings', {}),
 }
 #: What each code is for: the plugin to register it with, and what it is.
 _CODES: Final = {
@@ -131,7 +132,7 @@ def check_sizes(
             f'`uncertainty` of the training is `{uncertainty}`, which trains one model, but `n_members` is {n_members}:'
             ' set `n_members: 1`, or `uncertainty: ensemble`.'
         )
-    if n_members == 1 and uncertainty != 'llpr':
+    if n_members == 1 and uncertainty not in ('heads', 'llpr'):
         problems += _single_model_problems(selection, convergence)
     return problems
 
@@ -143,7 +144,7 @@ def _single_model_problems(selection: Mapping[str, Any], convergence: Mapping[st
 
     mend = (
         'set `n_members` of the training to 4 or more (a spread can be calibrated from 2, corrected from 4) or '
-        '`uncertainty: llpr`'
+        '`uncertainty: llpr` or `heads`'
     )
     problems = []
     if from_dict(SelectionSettings, selection).needs_committee:

@@ -10,6 +10,7 @@ from aiida.common import AttributeDict
 from aiida.engine import BaseRestartWorkChain, ExitCode, ProcessHandlerReport, process_handler, while_
 from aiida.plugins import CalculationFactory
 
+from aiida_mlipal.calculations.foundation import FOUNDATION_INPUTS, declare_foundation
 from aiida_mlipal.calculations.functions.committee import (
     assemble_committee,
     settings_of_failed_members,
@@ -23,6 +24,7 @@ from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_settings import TrainingSettings
 from aiida_mlipal.workflows.outputs import output_namespace
 from aiida_mlipal.workflows.train_builder import TrainBuilderMixin
+from aiida_mlipal.workflows.warm_start import WarmStartMixin
 
 __all__ = ('TrainWorkChain',)
 
@@ -39,10 +41,11 @@ def _validate(inputs: Any, _: Any) -> str | None:
     """Refuse what cannot be trained on before anything is submitted."""
     if 'dataset' not in inputs or 'settings' not in inputs:
         return None  # a campaign fills them in, and looks at them then
-    return unfit_training(inputs['dataset'], inputs.get('other_datasets', {}), inputs['settings'].get_dict())
+    others = inputs.get('other_datasets', {})
+    return unfit_training(inputs['dataset'], others, inputs['settings'].get_dict(), inputs)
 
 
-class TrainWorkChain(TrainBuilderMixin, BaseRestartWorkChain):
+class TrainWorkChain(TrainBuilderMixin, WarmStartMixin, BaseRestartWorkChain):
     """A committee of models on one dataset, from different recorded seeds.
 
     Labels of other levels of theory are learned by heads of their own; everything downstream asks the main head.
@@ -66,7 +69,10 @@ class TrainWorkChain(TrainBuilderMixin, BaseRestartWorkChain):
             required=False,
             help='Labelled frames of other levels of theory, by the names of the heads that learn them.',
         )
-        spec.expose_inputs(MaceTrainCalculation, namespace='mace', exclude=('dataset', 'settings', 'other_datasets'))
+        declare_foundation(spec)
+        cls.declare_warm_start(spec)
+        own = ('dataset', 'settings', 'other_datasets', 'start', 'copies', *FOUNDATION_INPUTS)
+        spec.expose_inputs(MaceTrainCalculation, namespace='mace', exclude=own)
         spec.inputs['max_iterations'].default = lambda: orm.Int(20)  # as many wall times; see MAX_IN_VAIN
         spec.inputs['on_unhandled_failure'].default = lambda: orm.Str('restart_once')
         spec.inputs.validator = _validate
@@ -124,6 +130,8 @@ class TrainWorkChain(TrainBuilderMixin, BaseRestartWorkChain):
         self.ctx.inputs.dataset = self.inputs.dataset
         if 'other_datasets' in self.inputs:
             self.ctx.inputs.other_datasets = dict(self.inputs.other_datasets)
+        self.ctx.inputs.update({name: self.inputs[name] for name in FOUNDATION_INPUTS if name in self.inputs})
+        self.begin_warm()
 
     def prepare_process(self) -> None:
         """Train the missing members in one job."""
@@ -143,6 +151,10 @@ class TrainWorkChain(TrainBuilderMixin, BaseRestartWorkChain):
                 self.out(f'{label}.{attempt}', job.outputs[label])
         for label, member in output_namespace(job, 'models').items():
             self.ctx.members[f'{attempt}_{label}'] = member
+        for name, member in (job.outputs.results['members'] if 'results' in job.outputs else {}).items():
+            if member.get('stopped'):
+                best = member['best_epoch']
+                self.report(f'{name} was ended before its last epoch; its model is that of epoch {best}')
         if not job.is_finished_ok:
             self.report(f'{job.process_label}<{job.pk}> failed: {job.exit_message}')
             if 'results' in job.outputs and output_namespace(job, 'models'):
@@ -151,8 +163,8 @@ class TrainWorkChain(TrainBuilderMixin, BaseRestartWorkChain):
                 self.ctx.inputs.previous = job.outputs.remote_folder
         error = super().inspect_process()
         if error == self.exit_codes.ERROR_UNHANDLED_FAILURE:
-            return self._give_up(job)
-        return error
+            error = self._give_up(job)
+        return self.scratch_instead(job, error)
 
     # -- why a training ends early -----------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from aiida.engine import ProcessBuilder
 from aiida_quantumespresso.workflows.protocols.utils import ProtocolMixin, recursive_merge
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.science.foundation import fine_tuning
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.builder import job_options
 from aiida_mlipal.workflows.gpu import check_gpus, with_device
@@ -36,6 +38,8 @@ class TrainBuilderMixin(ProtocolMixin):
         protocol: str | None = None,
         seed: int = 1,
         other_datasets: Mapping[str, ConfigurationsData] | None = None,
+        foundation_model: MlipModelData | None = None,
+        replay: ConfigurationsData | None = None,
         overrides: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> ProcessBuilder:
@@ -46,11 +50,14 @@ class TrainBuilderMixin(ProtocolMixin):
         :param protocol: fast, balanced or stringent.
         :param seed: of the first member; those of the others follow, one by one.
         :param other_datasets: labelled frames of other levels of theory, by the names of the heads that learn them.
+        :param foundation_model: a model to start from; it decides the architecture, and ``lr`` is 0.001 if not given.
+        :param replay: labelled frames of the level of theory of that model, so that it does not forget them.
         :param overrides: settings over those of the protocol, and ``n_members``.
         :param options: ``metadata.options`` of the job; with ``gpus`` it runs on the device ``cuda``.
         :raises ValueError: for unknown settings and bad values, with what to type instead.
         """
-        settings = recursive_merge(cls.get_protocol_inputs(protocol)['training'], dict(overrides or {}))
+        defaults = cls.get_protocol_inputs(protocol)['training']
+        settings = recursive_merge(fine_tuning(defaults) if foundation_model else defaults, dict(overrides or {}))
         settings = with_device(settings, options or {})
         n_members = settings.pop('n_members')
         checks.check_settings('train', settings)
@@ -63,5 +70,9 @@ class TrainBuilderMixin(ProtocolMixin):
         builder.settings = orm.Dict(settings)
         if other_datasets:
             builder.other_datasets = dict(other_datasets)
+        if foundation_model is not None:
+            builder.foundation_model = foundation_model
+        if replay is not None:
+            builder.replay = replay
         builder.mace = {'code': loaded, 'metadata': {'options': job}}
         return builder

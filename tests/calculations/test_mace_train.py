@@ -14,7 +14,7 @@ from aiida.orm import Dict, RemoteData
 from aiida_mlipal.calculations.mace_train import MaceTrainCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
-from tests.runners.training import copper
+from tests.runners.training import copper, lennard_jones
 
 
 def _builder(code, configurations, **settings):
@@ -33,9 +33,24 @@ def test_frames_of_the_random_stream_never_leave_the_house(python_code):
     frames = frames.with_columns(role=roles)
     with SandboxFolder() as folder:
         process = instantiate_process(get_manager().get_runner(), _builder(python_code, frames))
-        process.prepare_for_submission(folder)
+        info = process.prepare_for_submission(folder)
+        assert info.local_copy_list == []
         written = Configurations.load(Path(folder.abspath) / 'dataset.npz')
     assert written.frame_id.tolist() == frames.frame_id[3:].tolist()
+
+
+def test_a_dataset_without_them_travels_as_it_is_stored(python_code):
+    builder = _builder(python_code, copper())
+    builder.other_datasets = {'lj': ConfigurationsData(lennard_jones(), level_of_theory={'code': 'ase'})}
+    builder.dataset = ConfigurationsData(copper(), level_of_theory={'code': 'emt'}).store()
+    with SandboxFolder() as folder:
+        info = instantiate_process(get_manager().get_runner(), builder).prepare_for_submission(folder)
+        assert not list(Path(folder.abspath).glob('*.npz'))
+    assert [(name, target) for _, name, target in info.local_copy_list] == [
+        ('columns.npz', 'dataset.npz'),
+        ('columns.npz', 'other_lj.npz'),
+    ]
+    assert info.local_copy_list[0][0] == builder.dataset.uuid
 
 
 def test_too_few_frames(python_code):

@@ -21,7 +21,8 @@ from tests.runners.training import copper
 def builder(python_code):
     builder = MaceTrainCalculation.get_builder()
     builder.code = python_code
-    builder.dataset = ConfigurationsData(copper())
+    frames = copper()
+    builder.dataset = ConfigurationsData(frames.with_columns(role=['test', *frames.role[1:]]))
     builder.settings = Dict({'seeds': [1, 2], 'threads': 3})
     return builder
 

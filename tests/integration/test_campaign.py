@@ -72,7 +72,7 @@ def test_the_random_stream_is_never_trained_on(campaign):
     assert len(set(dataset.frame_id.tolist())) == len(dataset)
     for training in (node for node in campaign.called_descendants if node.process_label == 'MaceTrainCalculation'):
         seen = training.inputs.dataset.configurations
-        trained = set(seen.frame_id[seen.is_labelled & seen.has_role('train')].tolist())
+        trained = set(seen.frame_id[seen.is_labelled & seen.has_role('train', 'validation')].tolist())
         assert len(trained) == training.outputs.results['n_train'] + len(training.outputs.results['valid_frame_ids'])
         assert not trained & stream
 

@@ -14,6 +14,7 @@ from aiida_mlipal.science.settings import from_dict
 from .builders import evaluation_of, silicon
 
 WINDOW = Thresholds(lower=0.2, upper=2.0, alpha=2.0)
+OPTIONS = ('max_labels', 'known_frame_ids', 'agreed', 'stream_descriptors')
 
 
 def make(n: int, seed: int = 0, n_features: int = 6, **columns):
@@ -25,7 +26,7 @@ def make(n: int, seed: int = 0, n_features: int = 6, **columns):
 
 
 def run(pool, descriptors, spread, *, reference=None, thresholds=WINDOW, n_members=4, seed=5, **kwargs) -> Decision:
-    options = {key: kwargs.pop(key) for key in ('max_labels', 'known_frame_ids', 'agreed') if key in kwargs}
+    options = {key: kwargs.pop(key) for key in OPTIONS if key in kwargs}
     reference = np.zeros((0, descriptors.shape[1])) if reference is None else reference
     return decide(
         pool,
@@ -245,3 +246,13 @@ def test_bad_settings(settings, message):
 
 def test_share_of_the_stream():
     assert [SelectionSettings(n_labels=n).n_stream for n in (3, 10, 20, 100)] == [2, 2, 4, 20]
+
+
+def test_candidates_that_repeat_an_earlier_stream_are_closed():
+    pool, descriptors, spread = make(10)
+    earlier = np.random.default_rng(7).normal(size=(4, descriptors.shape[1]))
+    descriptors[3] = earlier[2] + 1e-7
+    decision = run(pool, descriptors, spread, reference=descriptors[[0]] + 5, stream_descriptors=earlier, n_labels=8)
+    assert decision.klass[3] == 'duplicate'
+    assert 'earlier random stream' in decision.reason[3]
+    assert (decision.klass == 'duplicate').sum() == 1

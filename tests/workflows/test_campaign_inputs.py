@@ -217,3 +217,35 @@ def test_missing_codes_families_and_elements_name_the_command(build, silicon, pw
         )
     with pytest.raises(ValueError, match='no plane-wave cutoff'):
         build(label={'parameters': {'SYSTEM': {}}})
+
+
+def test_a_foundation_model_for_every_training(build, silicon, pw_code, python_code, pseudo_family):
+    """Its architecture, elements and replayed frames are looked at before a single label is paid for."""
+    published = {'code': 'vasp', 'functional': 'PBE', 'declared': True}
+    model = _model(ConfigurationsData(Configurations.from_atoms([bulk('Si')]), published).level_of_theory_hash)
+    model.base.attributes.set('architecture', {'r_max': 4.5, 'num_channels': 128})
+
+    def problem(replay=None, structure=silicon, **training):
+        builder = ActiveLearningWorkChain.get_builder_from_protocol(
+            structure,
+            {'label': pw_code, 'train': python_code},
+            protocol='fast',
+            foundation_model=model,
+            replay=replay,
+            overrides={
+                'label': {'pseudo_family': pseudo_family, 'parameters': {'SYSTEM': {'ecutwfc': 12.0}}},
+                'training': {'n_members': 2, **training},
+            },
+        )
+        assert builder.train.foundation_model is model
+        return _problem(builder)
+
+    assert problem() is None
+    assert '`num_channels` is 64, but the foundation model has 128' in problem(num_channels=64)
+    assert 'knows nothing of Al' in problem(structure=orm.StructureData(ase=bulk('Al')))
+    frames = Configurations.from_atoms([bulk('Si'), bulk('Si') * (2, 1, 1)])
+    assert problem(ConfigurationsData(frames, published)) is None
+    assert 'does not have the level of theory of the foundation model' in problem(
+        ConfigurationsData(frames, {'code': 'x'})
+    )
+    assert '`lora` means something only' in _problem(build(training={'lora': True}))

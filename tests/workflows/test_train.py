@@ -106,10 +106,18 @@ def _without_forces() -> Configurations:
     return frames.with_columns(forces=forces)
 
 
+def _impossible() -> Configurations:
+    frames = copper()
+    forces = frames.forces.copy()
+    forces[0, 0] = 1e6
+    return frames.with_columns(forces=forces)
+
+
 @pytest.mark.parametrize(
     ('frames', 'settings', 'message'),
     [
         (_without_forces(), {}, r'1 of 8 frames .* has no forces, .*: label them anew'),
+        (_impossible(), {}, r'1 of 8 frames .* forces above 1000 eV/Å \(up to 1e\+06 .*`rejected` and a reason'),
         (copper().take(np.arange(8)), {}, r"no labelled isolated atom for \['Cu'\].*`e0s: \{Cu: ENERGY\}`"),
         (copper(), {'e0s': {'Ag': -1.0}}, r"`e0s` has no energy for \['Cu'\].*add `Cu: ENERGY`"),
         (copper(), {'r_max': 15.0}, r'`r_max` of 15 Å 8 of 8 frames .* more than 1000 neighbours.*lower `r_max`'),

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import random
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from aiida import orm
 from aiida.engine import run_get_node
+from ase.build import bulk
+from ase.calculators.emt import EMT as EMTCalculator
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
+from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.train import TrainWorkChain
 from tests.runners.training import TINY, copper
 
 EMT = {'code': 'ase', 'calculator': 'emt'}
+SEED = 20261121
 
 #: Runs the job and does to it what the plan says, once it has come further: `node` kills all of it, as a node that
-#: fails or a wall time that is over; `memory` kills the first member, as the kernel does when memory has run out.
+#: fails or a wall time that is over; `memory` kills the first member, as the kernel does when memory has run out; a
+#: number kills all of it after the epoch of that number.
 HARASSED = r"""#!{python}
 import subprocess, sys, time
 start = time.time()
@@ -29,13 +38,17 @@ turn = len(counter.read_text()) if counter.exists() else 0
 counter.write_text('x' * (turn + 1))
 plan = {plan}[turn]
 job = subprocess.Popen([sys.executable, *sys.argv[1:]])
+def come_far():
+    if isinstance(plan, int):
+        logs = Path('.').glob('member_00/results/*_train.txt')
+        return any(f'"mode": "eval", "epoch": {{plan}},' in log.read_text() for log in logs)
+    return any(state.stat().st_mtime > start for state in Path('.').glob('checkpoints/1/state.pt'))
 while plan and job.poll() is None:
-    for state in Path('.').glob('checkpoints/1/state.pt'):
-        if state.stat().st_mtime > start:
-            members = sorted(psutil.Process(job.pid).children(), key=lambda item: item.pid)
-            for item in members[:1] if plan == 'memory' else [job, *members]:
-                item.kill()
-            plan = None
+    if come_far():
+        members = sorted(psutil.Process(job.pid).children(), key=lambda item: item.pid)
+        for item in members[:1] if plan == 'memory' else [job, *members]:
+            item.kill()
+        plan = None
     time.sleep(0.02)
 sys.exit(job.wait())
 """
@@ -131,6 +144,88 @@ def test_a_wall_time_that_is_over_three_times(script, tmp_path, python_code):
     whole, _ = run_get_node(_builder(python_code, max_num_epochs=10))
     errors = [item['model'].base.attributes.get('errors')['member_00'] for item in (outputs, whole)]
     assert errors[0] == errors[1]
+
+
+@pytest.mark.codes
+@pytest.mark.long
+def test_killed_at_random_epochs_no_checkpoint_is_lost(script, tmp_path):
+    epochs = sorted(random.Random(SEED).sample(range(1, 10), 2))
+    outputs, node = run_get_node(_builder(_harassed(script, tmp_path, *epochs), max_num_epochs=12))
+    assert node.is_finished_ok, (node.exit_message, _report(node))
+    jobs = _jobs(node)
+    assert [job.exit_status for job in jobs] == [300, 300, 0]
+    seen, losses = set(), {}
+    for index, job in enumerate(jobs):
+        history = outputs['history'][f'attempt_{index}']
+        trained = history.get_array('member_00_epoch').astype(int).tolist()
+        assert trained[0] <= len(seen)  # no epoch is left out
+        seen |= set(trained)
+        losses |= dict(zip(trained, history.get_array('member_00_loss').tolist(), strict=True))
+        folder = Path(job.outputs.remote_folder.get_remote_path()) / 'checkpoints' / '1'
+        kept = [torch.load(path, weights_only=True) for path in folder.glob('*_epoch-*.pt')]
+        # A kill between the record of an epoch and its checkpoint leaves the one before.
+        allowed = {min(losses.values()), min(loss for epoch, loss in losses.items() if epoch < max(losses))}
+        assert min(item['loss'] for item in kept) in allowed
+        assert torch.load(folder / 'state.pt', weights_only=True)['epoch'] <= max(trained) + 1
+    assert seen == set(range(12))
+    member = jobs[-1].outputs.results['members']['member_00']
+    assert losses[member['best_epoch']] == min(losses.values())
+
+
+@pytest.mark.codes
+def test_a_plateau_ends_the_training_early(python_code):
+    """The monitor asks the job to end; the model is that of the best epoch, and the job is not repeated."""
+    builder = _builder(python_code, max_num_epochs=3000, lr=0.05, ema_decay=0)
+    monitor = {'entry_point': 'mlipal.training_plateau', 'kwargs': {'patience_epochs': 3}, 'minimum_poll_interval': 1}
+    builder.mace.monitors = {'plateau': orm.Dict(monitor)}
+    outputs, node = run_get_node(builder)
+    assert node.is_finished_ok, (node.exit_message, _report(node))
+    (job,) = _jobs(node)
+    member = job.outputs.results['members']['member_00']
+    history = outputs['history']['attempt_0']
+    losses = history.get_array('member_00_loss')
+    assert member['stopped']
+    assert len(losses) < 3000
+    assert member['best_epoch'] == int(np.argmin(losses)) <= len(losses) - 1 - 3
+    force_rmse = history.get_array('member_00_force_rmse')[member['best_epoch']]
+    assert member['errors']['valid']['force_rmse'] == pytest.approx(force_rmse, rel=1e-3)
+    assert f'its model is that of epoch {member["best_epoch"]}' in _report(node)
+    assert trace(outputs['model']).gaps == []
+
+
+def _address_space():
+    """Return KiB: what Python, PyTorch and MACE take by themselves."""
+    program = 'import mace.cli.run_train; print(open("/proc/self/status").read().split("VmPeak:")[1].split()[0])'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.codes
+@pytest.mark.long
+def test_an_address_space_that_is_full(python_code, compute_python):
+    """PyTorch itself finds no memory for a batch of 32 frames of 32 atoms, which takes 1.6 GiB; 16 fit."""
+    frames = [bulk('Cu', cubic=True) * (2, 2, 2) for _ in range(36)]
+    for index, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=index)
+    for atoms in frames:
+        atoms.calc = EMTCalculator()
+        atoms.get_stress()
+        atoms.get_forces()
+    builder = _builder(
+        python_code, max_num_epochs=1, r_max=6.0, num_channels=64, max_ell=2, num_interactions=1, correlation=1,
+        valid_fraction=0.1, batch_size=32, valid_batch_size=1, e0s={'Cu': 3.51},
+    )  # fmt: skip
+    builder.dataset = ConfigurationsData(Configurations.from_atoms(frames, labels=True), level_of_theory=EMT)
+    builder.mace.metadata.options.prepend_text = f'ulimit -v {_address_space() + 1200 * 1024}'
+    outputs, node = run_get_node(builder)
+    assert node.is_finished_ok, (node.exit_message, _report(node))
+    first, second = _jobs(node)
+    member = first.outputs.results['members']['member_00']
+    assert (first.exit_status, member['kind']) == (311, 'out_of_memory')
+    assert "can't allocate memory" in member['reason']
+    assert [job.inputs.settings['batch_size'] for job in (first, second)] == [32, 16]
+    assert 'memory ran out with `batch_size` 32' in _report(node)
+    assert trace(outputs['model']).gaps == []
 
 
 def _result(kind):

@@ -15,7 +15,7 @@ from aiida_mlipal.science.settings import from_dict
 
 __all__ = ('plan_final_training', 'plan_iteration', 'start_campaign')
 
-_TRAINING, _EXPLORATION, _STARTS, _SPLIT = range(4)
+_TRAINING, _EXPLORATION, _STARTS = range(3)
 
 
 def _derive(seed: int, iteration: int, purpose: int, count: int = 1) -> list[int]:
@@ -29,7 +29,7 @@ def _training(training: dict[str, Any], seed: int, iteration: int) -> orm.Dict:
     settings = dict(training)
     n_members = settings.pop('n_members')
     settings['seeds'] = _derive(seed, iteration, _TRAINING, n_members)
-    settings['split_seed'] = _derive(seed, iteration, _SPLIT)[0]
+    settings['split_seed'] = seed % 2**31  # the same in all iterations: no frame of another head's dataset moves
     return orm.Dict(settings)
 
 
@@ -75,7 +75,7 @@ def plan_iteration(
         n_stream=from_dict(SelectionSettings, selection.get_dict()).n_stream,
     )
     frames = dataset.configurations
-    trainable = np.flatnonzero(frames.is_labelled & frames.has_role('train'))
+    trainable = np.flatnonzero(frames.is_labelled & frames.has_role('train', 'validation'))
     rng = np.random.default_rng([seed.value, iteration, _STARTS])
     n_starts = from_dict(ExplorationSettings, settings).n_replicas
     chosen = rng.permutation(trainable)[:n_starts]

@@ -13,6 +13,7 @@ from aiida_mlipal.science.calibration import Calibration, calibrate
 from aiida_mlipal.science.prescreen import PrescreenSettings, agreements
 from aiida_mlipal.science.selection import SelectionSettings, decide
 from aiida_mlipal.science.settings import from_dict
+from aiida_mlipal.science.stream import STREAM
 
 __all__ = ('calibrate_uncertainty', 'select_candidates', 'select_frames')
 
@@ -67,7 +68,8 @@ def select_frames(
     known, predicted = dataset.configurations, dataset_evaluation.evaluation
     values = calibration.get_dict()
     fitted = Calibration.from_dict(values) if values.pop('fitted') else None
-    trained = known.frame_id[known.is_labelled & known.has_role('train')]
+    trained = known.frame_id[known.is_labelled & known.has_role('train', 'validation')]
+    streamed = known.frame_id[known.has_role(*STREAM) & np.isin(known.frame_id, predicted.frame_id)]
     max_labels = budget.get_dict().get('max_labels')
     agreed = {}
     if prescreen is not None and prescreen_settings is not None:
@@ -84,6 +86,7 @@ def select_frames(
         max_labels=None if max_labels is None else max(0, max_labels - decision['n_labels']),
         known_frame_ids=set(known.frame_id.tolist()),
         agreed=agreed,
+        stream_descriptors=predicted.descriptors[predicted.index_of(streamed)],
     )
     visited = np.asarray(exploration['visited_max_forces_std'], dtype=float)
     share = float(np.mean(visited * fitted.alpha > fitted.thresholds.lower)) if fitted and visited.size else None

@@ -1,4 +1,4 @@
-"""One model with its last-layer prediction rigidity, from training to selection, as a committee."""
+"""One model with the uncertainty of its last layer, from training to selection, as a committee."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ LEVEL = {'code': 'ase', 'calculator': 'emt'}
 
 
 @pytest.mark.codes
-def test_training_evaluation_calibration_and_selection(python_code):
+@pytest.mark.parametrize('kind', ['llpr', 'heads'])
+def test_training_evaluation_calibration_and_selection(python_code, kind):
     builder = TrainWorkChain.get_builder()
     builder.dataset = ConfigurationsData(copper(), level_of_theory=LEVEL)
-    builder.settings = orm.Dict({**TINY, 'seeds': [7], 'uncertainty': 'llpr'})
+    builder.settings = orm.Dict({**TINY, 'seeds': [7], 'uncertainty': kind})
     builder.mace.code = python_code
     outputs, node = run_get_node(builder)
     assert node.is_finished_ok, node.exit_message
     model = outputs['model']
-    assert (model.n_members, model.base.attributes.get('uncertainty')) == (1, 'llpr')
+    assert (model.n_members, model.base.attributes.get('uncertainty')) == (1, kind)
     (member,) = outputs['results']['attempt_0']['members'].values()
-    assert member['llpr']['n_features'] == 4 + 16
-    assert (member['llpr']['n_train_frames'], member['llpr']['n_valid_frames']) == (4, 4)
-    assert member['llpr']['alpha_forces'] > 0
+    assert (member['uncertainty']['kind'], member['uncertainty']['n_features']) == (kind, 4 + 16)
+    assert (member['uncertainty']['n_train_frames'], member['uncertainty']['n_valid_frames']) == (4, 4)
+    assert member['uncertainty']['alpha_forces'] > 0
 
     frames = copper(12)
     stream = frames.take(np.arange(8, 12)).with_columns(role=np.full(4, 'calibration'))
