@@ -16,6 +16,8 @@ from tests.documented import ROOT, Block, Command, blocks, campaign_commands, co
 ONLY_PARSED = {
     'verdi computer setup': 'asks questions',
     'aiida-mlipal import vasprun.xml': 'needs that file; tests/cli/test_import.py imports files',
+    'aiida-mlipal import replay.extxyz': 'the same',
+    'verdi data mlipal model import': 'needs a model file; tests/cli/test_model_import.py imports some',
     'verdi computer configure core.ssh cluster': 'needs a cluster',
     'verdi code create core.code.installed': 'needs that cluster',
     'verdi run examples/silicon.py': 'the integration tests launch the same builder',

@@ -11,9 +11,17 @@ from aiida.common.folders import Folder
 from aiida.engine import CalcJobProcessSpec
 from aiida.orm import ArrayData, Dict, RemoteData
 
+from aiida_mlipal.calculations.foundation import (
+    declare_foundation,
+    foundation_problems,
+    settings_decided,
+    write_foundation,
+)
 from aiida_mlipal.calculations.runner import RunnerCalculation
+from aiida_mlipal.calculations.warm_start import declare_start, start_problem, write_start
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_data import CHECKPOINTS, DATASET, OTHER, head_data, other_head
@@ -22,6 +30,8 @@ from aiida_mlipal.science.training_settings import TrainingSettings
 __all__ = ('MERGE', 'MaceTrainCalculation', 'other_dataset_problems', 'unfit_training')
 
 MERGE: Final = 'join both sets with `merge_datasets`'
+#: Of the frames that leave for the compute node.
+_ROLES: Final = ('train', 'validation', 'isolated_atom')
 
 
 def other_dataset_problems(
@@ -57,17 +67,24 @@ def other_dataset_problems(
 
 
 def unfit_training(
-    dataset: ConfigurationsData, others: Mapping[str, ConfigurationsData], settings: Mapping[str, Any]
+    dataset: ConfigurationsData,
+    others: Mapping[str, ConfigurationsData],
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Any],
 ) -> str | None:
     """Return why ``settings`` cannot train on these datasets, ``None`` if they can.
 
     :param others: datasets of other levels of theory, by the names of their heads.
+    :param inputs: those of the training, for the model that it starts from.
     """
     try:
-        options = from_dict(TrainingSettings, settings)
+        options = settings_decided(from_dict(TrainingSettings, settings), inputs.get('foundation_model'))
         main = dataset.configurations
-        head_data(main, {}, options)
-        problems = other_dataset_problems(
+        learned = head_data(main, {}, options)[MAIN_HEAD]
+        problems = foundation_problems(
+            inputs, settings, options, level=dataset.level_of_theory, elements=main.numbers, main=learned
+        )
+        problems += other_dataset_problems(
             others, options, level=dataset.level_of_theory, elements=main.numbers, mend=MERGE
         )
         if problems:
@@ -93,7 +110,7 @@ class MaceTrainCalculation(RunnerCalculation):
     _SETTINGS = TrainingSettings
     _RETRIEVE = (('member_*/train.log', '.', 2), ('member_*/results/*_train.txt', '.', 3))
     _RETRIEVE_TEMPORARY = ('member_*.model',)
-    CACHE_VERSION = 2
+    CACHE_VERSION = 3
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
@@ -107,6 +124,8 @@ class MaceTrainCalculation(RunnerCalculation):
             required=False,
             help='Labelled frames of other levels of theory, by the names of the heads that learn them.',
         )
+        declare_foundation(spec)
+        declare_start(spec)
         spec.input(
             'previous',
             valid_type=RemoteData,
@@ -164,11 +183,17 @@ class MaceTrainCalculation(RunnerCalculation):
                     f'`previous` lies on the computer `{there.label}`, the code runs on `{here.label}`: use a code on '
                     f'`{there.label}`, or leave `previous` out and train from the beginning.'
                 )
-        return unfit_training(inputs['dataset'], inputs.get('other_datasets', {}), inputs['settings'].get_dict())
+        others, settings = inputs.get('other_datasets', {}), inputs['settings'].get_dict()
+        return unfit_training(inputs['dataset'], others, settings, inputs) or start_problem(inputs, settings)
 
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:
-        """Have the checkpoints copied that an earlier job has left; never linked, since MACE removes old ones."""
+        """Have stored datasets copied as they are, without reading them, and the checkpoints of an earlier job.
+
+        These are never linked, since MACE removes old ones.
+        """
         info = super().prepare_for_submission(folder)
+        files = self._datasets().items()
+        info.local_copy_list = [(node.uuid, node.FILE, name) for name, node in files if _travels_as_stored(node)]
         if 'previous' in self.inputs:
             previous = self.inputs.previous
             path = str(Path(previous.get_remote_path(), CHECKPOINTS))
@@ -176,8 +201,20 @@ class MaceTrainCalculation(RunnerCalculation):
         return info
 
     def write_inputs(self, folder: Path) -> None:
-        """Write the labelled frames, one file per level of theory."""
-        files = {f'{OTHER}{name}.npz': node for name, node in self.inputs.get('other_datasets', {}).items()}
-        for name, node in {DATASET: self.inputs.dataset, **files}.items():
-            frames = node.configurations
-            frames.take(frames.has_role('train', 'isolated_atom')).save(folder / name)
+        """Write the labelled frames, one file per level of theory, without those of the random stream."""
+        for name, node in self._datasets().items():
+            if not _travels_as_stored(node):
+                frames = node.configurations
+                frames.take(frames.has_role(*_ROLES)).save(folder / name)
+        write_foundation(self.inputs, folder)
+        write_start(self.inputs, folder)
+
+    def _datasets(self) -> dict[str, ConfigurationsData]:
+        """Return all datasets by the names of their files."""
+        others = self.inputs.get('other_datasets', {})
+        return {DATASET: self.inputs.dataset, **{f'{OTHER}{name}.npz': node for name, node in others.items()}}
+
+
+def _travels_as_stored(node: ConfigurationsData) -> bool:
+    """Return whether a node holds nothing but what a training may see."""
+    return node.is_one_file and set(node.base.attributes.get('roles')) <= set(_ROLES)

@@ -138,6 +138,8 @@ def _uncertainty(training: Mapping[str, Any]) -> str:
     """Return what is trained, and where its uncertainty comes from."""
     if training.get('uncertainty') == 'llpr':
         return 'one model, its uncertainty from last-layer prediction rigidity'
+    if training.get('uncertainty') == 'heads':
+        return 'one model, its uncertainty from the spread of further readouts'
     return f'committee of {training["n_members"]}'
 
 

@@ -83,7 +83,7 @@ class ColumnsData(orm.ArrayData):
         :raises ValueError: if a newer version of the plugin wrote this node.
         """
         check_schema(self)
-        if self._is_one_file:
+        if self.is_one_file:
             return unpack(self._content_of_file())
         stored = set(self.get_arraynames())  # a node of an earlier version lacks the columns that came later
         columns = {name: self.get_array(name) for name in self.COLUMNS if name in stored}
@@ -91,7 +91,8 @@ class ColumnsData(orm.ArrayData):
         return columns
 
     @property
-    def _is_one_file(self) -> bool:
+    def is_one_file(self) -> bool:
+        """Whether all columns are in :attr:`FILE`, as in every node but the oldest."""
         version: int = self.base.attributes.get('schema_version')
         return version >= _ONE_FILE_SINCE
 
@@ -104,7 +105,7 @@ class ColumnsData(orm.ArrayData):
 
         :raises KeyError: if there is no column ``name``.
         """
-        if name is None or not self._is_one_file:
+        if name is None or not self.is_one_file:
             column: NDArray[Any] = super().get_array(name)
             return column
         (column,) = unpack(self._content_of_file(), [name]).values()
@@ -112,7 +113,7 @@ class ColumnsData(orm.ArrayData):
 
     def _arraynames_from_files(self) -> list[str]:
         """Return the names of the columns in the file; AiiDA compares them with the attributes."""
-        return column_names(self._content_of_file()) if self._is_one_file else super()._arraynames_from_files()
+        return column_names(self._content_of_file()) if self.is_one_file else super()._arraynames_from_files()
 
     def _expect(self, conditions: Iterable[tuple[bool, str]]) -> None:
         """Raise the message of the first condition that does not hold.

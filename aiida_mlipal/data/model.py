@@ -31,11 +31,14 @@ METADATA: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
 }
 #: What it may say besides: a model without it has one head.
 OPTIONAL: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
+    'architecture': (dict, 'settings that follow from the weights, for a training that starts from them'),
+    'atomic_energies': (dict, 'energies of the atoms in eV by element, of each head'),
     'heads': (dict, 'hash of the level of theory of each head, by its name; the main head is `Default`'),
-    'uncertainty': (str, '`llpr` for one model whose file holds its last-layer prediction rigidity'),
+    'origin': (str, '`imported` for a file of elsewhere, of which nobody knows seeds, errors and settings'),
+    'uncertainty': (str, '`llpr` or `heads` for one model whose file tells its uncertainty'),
 }
 #: Members of one committee must agree in these.
-_SHARED: Final = ('elements', 'r_max', 'dtype', 'level_of_theory_hash', 'heads')
+_SHARED: Final = ('elements', 'r_max', 'dtype', 'level_of_theory_hash', 'heads', 'architecture')
 
 
 def _digest_of(hashes: Sequence[str]) -> str:
@@ -54,11 +57,12 @@ def _check_metadata(metadata: Mapping[str, Any], n_files: int) -> None:
     for key, (kind, meaning) in known.items():
         if key in metadata and not isinstance(metadata[key], kind):
             problems.append(f'`{key}` must be the {meaning}, got {metadata[key]!r}')
-    if not problems and len(metadata['seeds']) != n_files:
-        problems.append(f'`seeds` must have one entry per file ({n_files}), got {len(metadata["seeds"])}')
+    n_seeds = 0 if metadata.get('origin') == 'imported' else n_files
+    if not problems and len(metadata['seeds']) != n_seeds:
+        problems.append(f'`seeds` must have one entry per file ({n_seeds}), got {len(metadata["seeds"])}')
     if not problems and metadata['dtype'] not in ('float32', 'float64'):
         problems.append(f"`dtype` must be 'float32' or 'float64', got {metadata['dtype']!r}")
-    allowed = ('committee',) if n_files > 1 else ('llpr', 'none')
+    allowed = ('committee',) if n_files > 1 else ('heads', 'llpr', 'none')
     if metadata.get('uncertainty', allowed[-1]) not in allowed:
         found = metadata['uncertainty']
         problems.append(f'`uncertainty` of {n_files} file(s) must be {" or ".join(allowed)}, got {found!r}')
@@ -85,13 +89,21 @@ class MlipModelData(orm.Data):
         dtype: str = OrmMetadataField(description='Floating-point type: float32 or float64')
         seeds: list[int] = OrmMetadataField(description='Random seed of each member')
         uncertainty: str = OrmMetadataField(
-            description='`committee` for the spread of members, `llpr` for last-layer prediction rigidity, or `none`'
+            description='`committee` for the spread of members, `heads` for that of the readouts of one model, `llpr` '
+            'for its last-layer prediction rigidity, or `none`'
         )
         level_of_theory_hash: str = OrmMetadataField(description='Hash of the level of theory of the labels')
         heads: dict[str, str] | None = OrmMetadataField(
             None,
             description='Hash of the level of theory of each head, if there are several; `Default` is the main one',
         )
+        architecture: dict[str, Any] | None = OrmMetadataField(
+            None, description='Settings that follow from the weights; a training that starts from them has these'
+        )
+        atomic_energies: dict[str, Any] | None = OrmMetadataField(
+            None, description='Energies of the atoms in eV by element, of each head, of an imported model'
+        )
+        origin: str | None = OrmMetadataField(None, description='`imported` for a file of elsewhere')
         software: dict[str, Any] = OrmMetadataField(description='Versions of the programs that trained it')
         sha256: list[str] = OrmMetadataField(description='SHA-256 of each file')
         digest: str = OrmMetadataField(description='SHA-256 over those of the files: the identity of the model')
@@ -222,6 +234,19 @@ class MlipModelData(orm.Data):
     def heads(self) -> dict[str, str]:
         """Hash of the level of theory of each head, by its name; the main head is ``Default``."""
         return dict(self.base.attributes.get('heads', None) or {MAIN_HEAD: self.level_of_theory_hash})
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Settings that follow from the weights; empty for models of earlier versions of this package."""
+        return dict(self.base.attributes.get('architecture', None) or {})
+
+    @property
+    def main_head(self) -> str | None:
+        """The head that the level of theory belongs to, ``None`` if there is only one."""
+        heads = self.base.attributes.get('heads', None) or {}
+        if len(heads) < 2 or MAIN_HEAD in heads:
+            return MAIN_HEAD if len(heads) > 1 else None
+        return next(str(name) for name, level in heads.items() if level == self.level_of_theory_hash)
 
     def get_description(self) -> str:
         """Return a short description, shown by ``verdi``."""

@@ -13,6 +13,7 @@ from aiida.orm import ArrayData, Dict
 
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.parsers.runner import RunnerParser
+from aiida_mlipal.science.foundation import REPLAY_HEAD, decided
 from aiida_mlipal.science.heads import MAIN_HEAD
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_log import read_history
@@ -61,21 +62,29 @@ class MaceTrainParser(RunnerParser):
         inputs = self.node.inputs
         others = inputs.other_datasets if 'other_datasets' in inputs else {}
         levels = {name: others[name].level_of_theory_hash for name in others}
+        if 'replay' in inputs:
+            levels[REPLAY_HEAD] = inputs.replay.level_of_theory_hash
         own_level = inputs.dataset.level_of_theory_hash
-        settings = asdict(from_dict(TrainingSettings, {**inputs.settings.get_dict(), 'seeds': [0]}))
+        options = from_dict(TrainingSettings, {**inputs.settings.get_dict(), 'seeds': [0]})
+        start = {}
+        if 'foundation_model' in inputs:
+            options = decided(options, inputs.foundation_model.architecture)
+            start = {'foundation_model': inputs.foundation_model.digest}
+        settings = {**asdict(options), **start}
         return MlipModelData(
             [path],
             metadata={
                 'elements': member['elements'],
                 'r_max': member['r_max'],
                 'dtype': member['dtype'],
+                'architecture': member['architecture'],
                 'seeds': [member['seed']],
                 'level_of_theory_hash': own_level,
                 'software': result['software'],
                 'errors': member['errors'],
                 'settings_hash': hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
                 **({'heads': {**levels, MAIN_HEAD: own_level}} if levels else {}),
-                **({'uncertainty': 'llpr'} if 'llpr' in member else {}),
+                **({'uncertainty': member['uncertainty']['kind']} if 'uncertainty' in member else {}),
             },
         )
 

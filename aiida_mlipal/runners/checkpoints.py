@@ -135,7 +135,7 @@ class Continuation:
             self._parts['model'].load_state_dict(_read(path)['model'])
             if 'ema' in self._parts:  # it holds the weights that the model began with
                 average = self._parts['ema']
-                parameters = [item.detach().clone() for item in self._parts['model'].parameters() if item.requires_grad]
+                parameters = [item.detach().clone() for item in self._parts['model'].parameters()]  # frozen ones, too
                 average.load_state_dict({**average.state_dict(), 'shadow_params': parameters})
             self.start_epoch = epoch + 1
             logging.info(f'Continuing from the weights of epoch {epoch} with other learning rates')

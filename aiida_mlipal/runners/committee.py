@@ -183,7 +183,7 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
 
     Energies are summed in double precision, so that single-precision models do not lose them to large atomic energies.
     The spread of K members is their sample standard deviation (K - 1 in the denominator). That of one model follows
-    from its last-layer prediction rigidity, if it carries one. Stress is NaN for frames that are not periodic in all
+    from its last layer, if its file says how. Stress is NaN for frames that are not periodic in all
     three directions: they have no volume.
 
     :param batch_atoms: atoms per batch, at most.

@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from aiida_mlipal.runners.committee import answer_with_main_head, graphs
-from aiida_mlipal.runners.last_layer import copy_rigidity
+from aiida_mlipal.runners.last_layer import copy_spread
 from aiida_mlipal.science.configurations import Configurations
 
 __all__ = ('accelerate', 'accelerate_calculator', 'accelerate_models', 'compare', 'guard_training')
@@ -110,7 +110,7 @@ def _convert(model: Any) -> Any:
     for parameter in converted.parameters():
         parameter.requires_grad_(False)
     answer_with_main_head(converted)
-    copy_rigidity(model, converted)
+    copy_spread(model, converted)
     return converted
 
 

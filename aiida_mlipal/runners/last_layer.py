@@ -1,6 +1,7 @@
 """The last layer of a MACE model: what enters its final linear maps, and the uncertainty that follows from it.
 
-A model whose training was asked for it carries its last-layer prediction rigidity along, in its own file.
+A model whose training was asked for it carries its last-layer prediction rigidity, or further readouts, along in its
+own file.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.science.heads import main_head
 
-__all__ = ('ATTRIBUTE', 'copy_rigidity', 'direction_forces', 'energy_features', 'features', 'spread', 'widths')
+__all__ = ('ATTRIBUTE', 'copy_spread', 'direction_forces', 'energy_features', 'features', 'spread', 'widths')
 
-#: Attribute of a model that holds ``energy`` and ``forces`` (see :class:`aiida_mlipal.science.llpr.Rigidity`), and
-#: ``widths``. Plain arrays, no buffer: the weights and whatever copies them are not concerned.
-ATTRIBUTE: Final = 'last_layer_rigidity'
+#: Attribute of a model that holds ``widths``, and ``energy`` and ``forces`` of a
+#: :class:`aiida_mlipal.science.last_layer.LastLayerSpread`. Plain arrays, no buffer: the weights, and whatever copies
+#: them, are not concerned.
+ATTRIBUTE: Final = 'last_layer_spread'
 
 
 def _last(readout: Any) -> Any:
@@ -84,23 +86,24 @@ def energy_features(values: Any, graph: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def spread(model: Any, graph: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the standard deviations of energies (eV) and, per component, of forces (eV/Å); None without a rigidity.
+    """Return the standard deviations of energies (eV) and, per component, of forces (eV/Å); None if the
+    model carries nothing to tell them.
 
     As a committee's, ``(n_frames,)`` and ``(n_atoms,)``: sqrt(sum over x, y, z of the variance / 3).
     """
     import torch
 
-    rigidity = getattr(model, ATTRIBUTE, None)
-    if rigidity is None:
+    carried = getattr(model, ATTRIBUTE, None)
+    if carried is None:
         return None
-    values, positions = features(model, graph, rigidity['widths'])
-    directions = torch.as_tensor(rigidity['forces'], dtype=values.dtype, device=values.device)
+    values, positions = features(model, graph, carried['widths'])
+    directions = torch.as_tensor(carried['forces'], dtype=values.dtype, device=values.device)
     forces = direction_forces(values, positions, directions)
-    energies = energy_features(values, graph) @ rigidity['energy'].T
+    energies = energy_features(values, graph) @ carried['energy'].T
     return np.sqrt(np.sum(energies**2, axis=1)), np.sqrt(np.sum(forces**2, axis=(0, 2)) / 3)
 
 
-def copy_rigidity(source: Any, target: Any) -> None:
-    """Give ``target``, which has the weights of ``source``, its rigidity too, if it has one."""
+def copy_spread(source: Any, target: Any) -> None:
+    """Give ``target``, which has the weights of ``source``, its spread too, if it carries one."""
     if hasattr(source, ATTRIBUTE):
         setattr(target, ATTRIBUTE, getattr(source, ATTRIBUTE))

@@ -9,6 +9,7 @@ it is clamped; a validation loss that is not a number is taken for the best one 
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import os
 from argparse import ArgumentParser, Namespace
@@ -19,10 +20,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from aiida_mlipal.runners import warm_start
 from aiida_mlipal.runners.checkpoints import Continuation
+from aiida_mlipal.runners.foundation import Foundation, architecture, begin_at_new_level
 from aiida_mlipal.runners.main import SettingsRefused
+from aiida_mlipal.science.foundation import REPLAY_HEAD
 from aiida_mlipal.science.heads import MAIN_HEAD
-from aiida_mlipal.science.mace_options import OPTION_OF, SETTING_OF, STAGE_TWO_OPTION_OF, canonical
+from aiida_mlipal.science.mace_options import FREEZE, OPTION_OF, SETTING_OF, STAGE_TWO_OPTION_OF, canonical
 from aiida_mlipal.science.training_data import CHECKPOINTS
 from aiida_mlipal.science.training_settings import TrainingSettings
 
@@ -52,11 +56,13 @@ class HeadFiles:
     valid_file: Path
     n_train: int
     e0s: dict[int, float]
+    elements: tuple[int, ...] | None = None  #: atomic numbers, where the files are databases: MACE does not look there
 
     def options(self) -> dict[str, str]:
         """Return MACE's options. E0s are always explicit: its other ways depend on what is in the files."""
         e0s = '{' + ', '.join(f'{number}: {energy!r}' for number, energy in sorted(self.e0s.items())) + '}'
-        return {'train_file': str(self.train_file), 'valid_file': str(self.valid_file), 'E0s': e0s}
+        numbers = {} if self.elements is None else {'atomic_numbers': str(list(self.elements))}
+        return {'train_file': str(self.train_file), 'valid_file': str(self.valid_file), 'E0s': e0s, **numbers}
 
 
 class TrainingStopped(Exception):  # noqa: N818 - a request, not an error
@@ -70,11 +76,13 @@ def arguments(
     seed: int,
     heads: Mapping[str, HeadFiles],
     restart_epoch: int | None = None,
+    foundation: Foundation | None = None,
 ) -> list[str]:
     """Return the command line of ``mace_run_train`` for one member, to be run in the member's own folder.
 
     :param heads: by name, the main head last: MACE judges by the last one which epoch is the best.
     :param restart_epoch: the epoch of the checkpoint to load; nothing is trained then, MACE only writes the model.
+    :param foundation: the model to start from; with a head :data:`REPLAY_HEAD` it keeps to what it has learned.
     """
     options: dict[str, Any] = {
         'name': name,
@@ -113,9 +121,27 @@ def arguments(
     if start is not None:
         options['start_stage_two'] = start
         options |= {option: getattr(settings, setting) for setting, option in STAGE_TWO_OPTION_OF.items()}
-    if len(heads) > 1:  # what a head does not say, MACE takes from the options above
-        options['heads'] = {name: {} if name == MAIN_HEAD else head.options() for name, head in heads.items()}
+    own = {name: head for name, head in heads.items() if name != REPLAY_HEAD}
+    if len(own) > 1:  # what a head does not say, MACE takes from the options above
+        options['heads'] = {name: {} if name == MAIN_HEAD else head.options() for name, head in own.items()}
+    if foundation is not None:
+        options |= _fine_tuning(settings, foundation, heads.get(REPLAY_HEAD))
     return [f'--{key}={value}' for key, value in options.items()] + [f'--{flag}' for flag in flags]
+
+
+def _fine_tuning(settings: TrainingSettings, foundation: Foundation, replay: HeadFiles | None) -> dict[str, Any]:
+    """Return the options of a training that starts from a model. Files, never names: those MACE would download."""
+    options: dict[str, Any] = {'foundation_model': str(foundation.path), 'multiheads_finetuning': replay is not None}
+    if foundation.head is not None:
+        options['foundation_head'] = foundation.head
+    if replay is not None:
+        options |= {'pt_train_file': str(replay.train_file), 'pt_valid_file': str(replay.valid_file)}
+        options['force_mh_ft_lr'] = True  # or MACE sets learning rate and average to its own taste
+    if settings.lora:
+        options |= {name: getattr(settings, name) for name in ('lora', 'lora_rank', 'lora_alpha')}
+    if settings.freeze in FREEZE:
+        options['freeze'] = FREEZE[settings.freeze]
+    return options
 
 
 def raw_arguments(options: Mapping[str, Any]) -> list[str]:
@@ -155,12 +181,12 @@ def _nearest(name: str, options: Iterable[str]) -> str:
     return f' Did you mean `{found[0]}`?' if setting is None else f' Did you mean the setting `{setting}`?'
 
 
-def check(settings: TrainingSettings, heads: Mapping[str, HeadFiles]) -> None:
+def check(settings: TrainingSettings, heads: Mapping[str, HeadFiles], foundation: Foundation | None = None) -> None:
     """Hold all options of a training against the installed MACE, before anything is trained.
 
     :raises SettingsRefused: if it does not take them.
     """
-    line = arguments(settings, name='member_00', seed=settings.seeds[0], heads=heads)
+    line = arguments(settings, name='member_00', seed=settings.seeds[0], heads=heads, foundation=foundation)
     _parse([*line, *raw_arguments(settings.mace_options)])
 
 
@@ -203,13 +229,20 @@ def guard_kernels(frames: Sequence[Atoms]) -> dict[str, Any]:
     return guard_training(run_train, frames)
 
 
-def run(command_line: Sequence[str], stop: Callable[[], bool], continuation: Continuation | None) -> None:
+def run(
+    command_line: Sequence[str],
+    stop: Callable[[], bool],
+    continuation: Continuation | None,
+    start: Path | None = None,
+) -> None:
     """Train one member in the current folder, in this process.
 
     :param stop: asked after each batch from the second epoch on (then there is a checkpoint) whether to end.
     :param continuation: where to begin, and what keeps the state; ``None`` if nothing is trained.
+    :param start: model file with the weights to begin with; random ones if not given.
     :raises TrainingStopped: if so.
     :raises FloatingPointError: if the validation loss is not a finite number.
+    :raises StartRefused: if the weights of ``start`` are those of another kind of model.
     """
     from mace import tools
     from mace.cli import run_train
@@ -231,9 +264,14 @@ def run(command_line: Sequence[str], stop: Callable[[], bool], continuation: Con
     tools.MetricsLogger = _Watch
     # Besides the model MACE compiles a TorchScript copy, for seconds per member; nobody reads it here.
     run_train.jit = SimpleNamespace(compile=no_torchscript)
+    options = _parse(command_line)
+    if options.foundation_model is not None:
+        begin_at_new_level(run_train)
+    if start is not None:
+        warm_start.install(run_train, start)
     if continuation is not None:
         continuation.install(run_train)
-    run_train.run(_parse(command_line))
+    run_train.run(options)
 
 
 def checkpoint_folder(folder: Path, seed: int) -> Path:
@@ -258,10 +296,11 @@ def inspect_model(path: Path) -> dict[str, Any]:
         'r_max': float(model.r_max),
         'dtype': str(next(model.parameters()).dtype).removeprefix('torch.'),
         'n_parameters': sum(parameter.numel() for parameter in model.parameters()),
+        'architecture': architecture(model),
     }
 
 
-def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings, head: str = MAIN_HEAD) -> dict[str, float]:
+def errors(path: Path, frames: Iterable[Atoms], settings: TrainingSettings, head: str = MAIN_HEAD) -> dict[str, float]:
     """Return the RMSE of a model file on labelled ``frames``: energy (eV per atom), forces (eV/Å), stress (eV/Å³)."""
     import numpy as np
     import torch
@@ -272,7 +311,7 @@ def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings, head
     keys = data.KeySpecification(
         info_keys={'energy': 'REF_energy', 'stress': 'REF_stress'}, arrays_keys={'forces': 'REF_forces'}
     )
-    dataset = [
+    graphs = (
         data.AtomicData.from_config(
             data.config_from_atoms(atoms, key_specification=keys, head_name=head),
             z_table=table,
@@ -280,12 +319,11 @@ def errors(path: Path, frames: Sequence[Atoms], settings: TrainingSettings, head
             heads=list(model.heads),
         )
         for atoms in frames
-    ]
+    )
     batch_size = settings.valid_batch_size or settings.batch_size
-    loader = tools.torch_geometric.dataloader.DataLoader(dataset, batch_size=batch_size, shuffle=False)
     squares: dict[str, list[Any]] = {'energy_rmse_per_atom': [], 'force_rmse': [], 'stress_rmse': []}
-    for batch in loader:
-        batch = batch.to(settings.device)
+    while members := list(itertools.islice(graphs, batch_size)):  # never all graphs at a time
+        batch = tools.torch_geometric.Batch.from_data_list(members).to(settings.device)
         result = model(batch.to_dict(), compute_stress=True)
         n_atoms = batch.ptr[1:] - batch.ptr[:-1]
         has_stress = batch.stress_weight > 0

@@ -20,6 +20,7 @@ __all__ = (
     'RESULT',
     'SETTINGS',
     'SettingsRefused',
+    'StartRefused',
     'describe_device',
     'error_kind',
     'main',
@@ -49,6 +50,10 @@ _DISTRIBUTIONS: Final = {
 
 class SettingsRefused(ValueError):  # noqa: N818 - the settings are at fault, nothing broke
     """A program on the compute node does not take the settings of a job: an unknown name, another version."""
+
+
+class StartRefused(ValueError):  # noqa: N818 - nothing broke
+    """A training cannot start from an earlier model, which is of another kind."""
 
 
 def to_json(value: Any) -> Any:
@@ -102,6 +107,8 @@ def error_kind(exception: BaseException) -> str:
         return 'missing_package'
     if isinstance(exception, SettingsRefused):
         return 'settings_refused'
+    if isinstance(exception, StartRefused):
+        return 'start_refused'
     return 'exception'
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ase.io import write as ase_write
 if TYPE_CHECKING:
     from aiida_mlipal.science.configurations import Configurations
 
-__all__ = ('atoms_of', 'columns_of', 'write_extxyz')
+__all__ = ('atoms_of', 'columns_of', 'mace_frames', 'write_extxyz')
 
 
 def columns_of(frames: Sequence[Atoms], *, labels: bool) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def atoms_of(configurations: Configurations, index: int) -> Atoms:
     return frame
 
 
-def write_extxyz(configurations: Configurations, path: str | Path) -> None:
-    """Write extended XYZ with the keys MACE reads: ``REF_energy``, ``REF_forces``, ``REF_stress``.
+def mace_frames(configurations: Configurations) -> Iterator[Atoms]:
+    """Yield the frames one by one with the keys MACE reads: ``REF_energy``, ``REF_forces``, ``REF_stress``.
 
     Only frames that are periodic in three directions get a stress: MACE replaces the cell vector of any other
     direction, so that its stress refers to the volume of another cell than the label's.
     """
-    frames = []
-    for index, atoms in enumerate(configurations.to_atoms()):
+    for index in range(len(configurations)):
+        atoms = atoms_of(configurations, index)
         calculator, atoms.calc = atoms.calc, None
         if calculator is not None:
             atoms.info['REF_energy'] = calculator.results['energy']
@@ -85,5 +85,9 @@ def write_extxyz(configurations: Configurations, path: str | Path) -> None:
             if 'stress' in calculator.results and atoms.pbc.all():
                 atoms.info['REF_stress'] = calculator.results['stress']
         atoms.info.update(role=str(configurations.role[index]), origin=str(configurations.origin[index]) or 'unknown')
-        frames.append(atoms)
-    ase_write(str(path), frames, format='extxyz')
+        yield atoms
+
+
+def write_extxyz(configurations: Configurations, path: str | Path) -> None:
+    """Write :func:`mace_frames` as extended XYZ."""
+    ase_write(str(path), list(mace_frames(configurations)), format='extxyz')

@@ -48,8 +48,8 @@ def from_mapping(configurations: Configurations, energies: Mapping[str, float]) 
 
 
 def _elements(configurations: Configurations) -> list[int]:
-    """Return the atomic numbers in the frames with role ``train``."""
-    numbers: list[int] = np.unique(configurations.take(configurations.has_role('train')).numbers).tolist()
+    """Return the atomic numbers in the frames that train or validate."""
+    numbers: list[int] = np.unique(configurations.take(configurations.has_role('train', 'validation')).numbers).tolist()
     return numbers
 
 
@@ -59,7 +59,7 @@ def least_squares(configurations: Configurations) -> dict[int, float]:
     They depend on the composition of the data and are no energies of atoms; the shortest solution is taken where the
     compositions do not determine them.
     """
-    frames = configurations.take(configurations.has_role('train') & configurations.is_labelled)
+    frames = configurations.take(configurations.has_role('train', 'validation') & configurations.is_labelled)
     numbers = np.unique(frames.numbers)
     counts = np.zeros((len(frames), len(numbers)))
     np.add.at(counts, (frames.atom_frame, np.searchsorted(numbers, frames.numbers)), 1)

@@ -24,8 +24,9 @@ from aiida_mlipal.science.columns import Columns, per_atom, per_frame
 __all__ = ('ROLES', 'STATUSES', 'Configurations', 'frame_id_of')
 
 STATUSES: Final = ('unlabelled', 'labelled', 'rejected')
-#: What a frame may be used for. Frames of the random stream (``calibration``, ``test``) are never trained on.
-ROLES: Final = ('train', 'candidate', 'calibration', 'test', 'isolated_atom', 'validation')
+#: What a frame may be used for. Frames of the random stream (``calibration``, ``test``) are never trained on, nor are
+#: those that repeat one of them (``withheld``).
+ROLES: Final = ('train', 'candidate', 'calibration', 'test', 'isolated_atom', 'validation', 'withheld')
 
 
 def frame_id_of(

@@ -17,8 +17,8 @@ class Evaluation(Columns):
     """Predictions of a committee of K members (K = 1 for a single model) for F frames with A atoms in all.
 
     ``forces_std`` is the committee's spread per Cartesian component, sqrt(sum over x, y, z of the sample variance / 3),
-    so that it compares with a force RMSE per component. For a single model it is the posterior standard deviation of
-    its last-layer prediction rigidity, in the same sense, or NaN if it has none; as is ``energy_std``.
+    so that it compares with a force RMSE per component. For a single model it is the standard deviation that its
+    last layer tells (see :mod:`aiida_mlipal.science.last_layer`), in the same sense, or NaN; as is ``energy_std``.
     ``descriptors`` are per frame: the mean over atoms of the first member's invariant node features.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ('OPTION_OF', 'REFUSED', 'SETTING_OF', 'STAGE_TWO_OPTION_OF', 'canonical', 'check_raw_options')
+__all__ = ('FREEZE', 'OPTION_OF', 'REFUSED', 'SETTING_OF', 'STAGE_TWO_OPTION_OF', 'canonical', 'check_raw_options')
 
 #: Setting -> MACE's option, where it is passed on as it is.
 OPTION_OF: Final = {
@@ -50,6 +50,9 @@ STAGE_TWO_OPTION_OF: Final = {
     'stage_two_forces_weight': 'stage_two_forces_weight',
     'stage_two_stress_weight': 'stage_two_stress_weight',
 }
+#: Setting ``freeze`` -> MACE's option of that name. Other numbers do the same as these (0.3.16; negative ones nothing,
+#: whatever its help says).
+FREEZE: Final = {'embedding': 1, 'interactions': 5, 'products': 6}
 #: MACE's option -> the setting that it follows from.
 SETTING_OF: Final = {
     **{option: setting for setting, option in {**OPTION_OF, **STAGE_TWO_OPTION_OF}.items()},
@@ -57,6 +60,10 @@ SETTING_OF: Final = {
     'ema': 'ema_decay',
     'ema_decay': 'ema_decay',
     'enable_cueq': 'enable_cueq',
+    'freeze': 'freeze',
+    'lora': 'lora',
+    'lora_alpha': 'lora_alpha',
+    'lora_rank': 'lora_rank',
     'pair_repulsion': 'pair_repulsion',
     'seed': 'seeds',
     'stage_two': 'stage_two_share',
@@ -68,9 +75,11 @@ _FOLDERS: Final = 'each member has a folder of its own, and the parser looks for
 _KEYS: Final = 'the job writes the labels under the names that it reads'
 _CHECKPOINTS: Final = 'the model that is handed over is the checkpoint with the lowest validation loss'
 _ACCELERATED: Final = 'accelerated kernels have been silently wrong (ACEsuit/mace#1298), so no raw option starts them'
-_FOUNDATION: Final = 'a model to start from must be a node, so that the provenance knows it, not a file of the computer'
+_FOUNDATION: Final = 'give the model to start from as the input `foundation_model`, so that the provenance knows it'
+_REPLAY: Final = 'give the frames to replay, as they are to be replayed, as the input `replay`'
 #: MACE's option -> why nobody but the job may set it, and what to use instead.
 REFUSED: Final = {
+    'atomic_numbers': 'the elements of the model are those of the frames',
     'checkpoints_dir': _FOLDERS,
     'compute_forces': 'every frame is trained with forces; set `forces_weight`',
     'compute_stress': 'it follows from `loss`; set `loss` to `universal`',
@@ -82,10 +91,14 @@ REFUSED: Final = {
     'energy_key': _KEYS,
     'error_table': 'errors of all frames are in the output `results`',
     'eval_interval': 'each epoch is validated, so that the best one is found',
+    'filter_type_pt': _REPLAY,
     'forces_key': _KEYS,
-    'foundation_head': _FOUNDATION,
+    'foundation_filter_elements': 'all weights of the foundation model are taken over',
+    'foundation_head': 'it is the one that the model was imported for, `verdi data mlipal model import --head`',
     'foundation_model': _FOUNDATION,
+    'foundation_model_elements': 'a model knows the elements of its frames, whose energies as atoms are known',
     'foundation_model_kwargs': _FOUNDATION,
+    'force_mh_ft_lr': 'set `lr`, it is used as it is',
     'head_key': _KEYS,
     'heads': 'give each level of theory as one of the inputs `other_datasets`',
     'help': 'run `mace_run_train --help` on the computer of the code',
@@ -95,26 +108,30 @@ REFUSED: Final = {
     'log_dir': _FOLDERS,
     'model_dir': _FOLDERS,
     'multi_processed_test': _FILES,
-    'multiheads_finetuning': _FOUNDATION,
+    'multiheads_finetuning': _REPLAY,
     'name': 'members are called `member_00`, `member_01`, and so on',
+    'num_samples_pt': _REPLAY,
     'only_cueq': _ACCELERATED,
     'patience': 'MACE announces a stop and goes on (ACEsuit/mace#1384); use the monitor `mlipal.training_plateau`',
     'plot': 'draw the output `history`',
     'plot_frequency': 'draw the output `history`',
     'plot_interaction_e': 'draw the output `history`',
-    'pt_train_file': _FOUNDATION,
-    'pt_valid_file': _FOUNDATION,
+    'pseudolabel_replay': _REPLAY,
+    'pt_train_file': _REPLAY,
+    'pt_valid_file': _REPLAY,
     'restart_latest': 'the job decides where a training begins',
     'results_dir': _FOLDERS,
     'save_all_checkpoints': _CHECKPOINTS,
     'save_cpu': 'models are always saved so that any machine can load them',
     'statistics_file': _FILES,
     'stress_key': _KEYS,
+    'subselect_pt': _REPLAY,
     'test_dir': _FILES,
     'test_file': _FILES,
     'train_file': _FILES,
     'valid_file': _FILES,
     'virials_key': 'MACE ignores virials (ACEsuit/mace#1518); label frames with their stress',
+    'weight_pt_head': _REPLAY,
     'work_dir': _FOLDERS,
 }
 

@@ -1,4 +1,4 @@
-"""What a frame must have to be trained on: a label with forces, and a cell that leaves it a countable neighbourhood."""
+"""What a frame must have to be trained on: a label with possible forces, and a cell with countable neighbourhoods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.science.configurations import Configurations
 
-__all__ = ('MAX_NEIGHBOURS', 'check_cells', 'check_frames', 'neighbours_per_atom')
+__all__ = ('MAX_FORCE', 'MAX_NEIGHBOURS', 'check_cells', 'check_frames', 'neighbours_per_atom')
+
+#: eV/Å. No label that a model could learn from has larger forces: two copper atoms repel each other with as much at
+#: 0.9 Å. MACE scales its energies with the RMS of all forces, so that one frame of 1e6 eV/Å spoils the model without a
+#: word: forces of the copper in the tests were off by 9.8 eV/Å after 30 epochs, and by 0.036 eV/Å without that frame.
+MAX_FORCE: Final = 1000.0
 
 #: Neighbours per atom above which a training is refused. Copper within 6 Å has 76, within 10 Å 350, within 14 Å 970.
 #: A model of 64 channels and ``max_ell`` 3 keeps about 40 kB for each of them, so 100 atoms would take 4 GB.
@@ -20,7 +25,7 @@ def check_frames(frames: Configurations, *, r_max: float) -> None:
     """Refuse labelled frames that cannot be trained on, naming the first of them.
 
     :param r_max: cutoff, Å.
-    :raises ValueError: if energy or forces are missing; see also :func:`check_cells`.
+    :raises ValueError: if energy or forces are missing or impossible; see also :func:`check_cells`.
     """
     problems = []
     without_energy = ~np.isfinite(frames.energy)
@@ -32,6 +37,14 @@ def check_frames(frames: Configurations, *, r_max: float) -> None:
                 f'{_some(frames, mask)} no {what}, from which MACE learns: label them anew, with an engine or a '
                 f'calculator that gives {what}, or take them out of the dataset.'
             )
+    largest = np.zeros(len(frames))
+    np.fmax.at(largest, frames.atom_frame, np.linalg.norm(frames.forces, axis=1))
+    if (largest > MAX_FORCE).any():
+        problems.append(
+            f'{_some(frames, largest > MAX_FORCE)} forces above {MAX_FORCE:g} eV/Å (up to {largest.max():.3g} eV/Å in '
+            f'{frames.frame_id[np.argmax(largest)]}), which would spoil the model for all others: take them out of the '
+            'dataset, or give them the status `rejected` and a reason, `frames.with_columns(status=..., reason=...)`.'
+        )
     if problems:
         raise ValueError(' '.join(problems))
     check_cells(frames, r_max=r_max)

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from aiida_mlipal.science.atomic_energies import from_isolated_atoms, from_mapping, least_squares
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.heads import MAIN_HEAD, check_head_names
+from aiida_mlipal.science.splits import draw_validation
 from aiida_mlipal.science.training_checks import check_frames
 from aiida_mlipal.science.training_settings import TrainingSettings
 
@@ -21,6 +22,7 @@ __all__ = (
     'OTHER',
     'STOP',
     'HeadData',
+    'bootstrap',
     'head_data',
     'other_head',
     'reference_energies',
@@ -36,28 +38,53 @@ CHECKPOINTS: Final = 'checkpoints'
 #: A file of this name ends a training at its best checkpoints: all members, or the one in whose folder it lies.
 STOP: Final = 'STOP'
 
-_MIN_VALID: Final = 4
-
 
 def split(configurations: Configurations, settings: TrainingSettings) -> tuple[Configurations, Configurations]:
-    """Return training and validation frames: of the labelled frames with role ``train``, at least one for each.
+    """Return training and validation frames, at least one of each.
 
-    The draw depends on the identities of the frames and on ``split_seed``, not on their order.
+    Where the dataset records which labelled frames validate (role ``validation``), these do. Otherwise frames with role
+    ``train`` are drawn by their identities and ``split_seed``, see :mod:`aiida_mlipal.science.splits`.
 
-    :raises ValueError: if there are fewer than two such frames, or one cannot be trained on, see
-        :func:`~aiida_mlipal.science.training_checks.check_frames`.
+    :raises ValueError: if there are fewer than two such frames, or none for one of both, or one cannot be trained on,
+        see :func:`~aiida_mlipal.science.training_checks.check_frames`.
     """
-    frames = configurations.take(configurations.has_role('train') & configurations.is_labelled)
+    recorded = configurations.has_role('validation')
+    frames = configurations.take((configurations.has_role('train') | recorded) & configurations.is_labelled)
     if len(frames) < 2:
         raise ValueError(
             f'a training needs at least 2 labelled frames with role `train` (one of them validates), got {len(frames)} '
-            f'among {len(configurations)} frames: label more; rejected frames and those of the random stream (roles '
-            '`calibration` and `test`) do not count.'
+            f'among {len(configurations)} frames: label more; rejected frames, those of the random stream (roles '
+            '`calibration` and `test`) and those that repeat one of it (`withheld`) do not count.'
         )
     check_frames(frames, r_max=settings.r_max)
-    order = np.argsort(frames.frame_id)[np.random.default_rng(settings.split_seed).permutation(len(frames))]
-    n_valid = min(max(_MIN_VALID, round(settings.valid_fraction * len(frames))), len(frames) // 2)
-    return frames.take(np.sort(order[n_valid:])), frames.take(np.sort(order[:n_valid]))
+    if recorded.any():
+        valid = frames.has_role('validation')
+    else:
+        valid = draw_validation(frames.frame_id, fraction=settings.valid_fraction, seed=settings.split_seed)
+    if valid.all() or not valid.any():
+        found, other = ('validation', 'train') if valid.all() else ('train', 'validation')
+        raise ValueError(
+            f'all {len(frames)} labelled frames of the dataset have the role `{found}`: give some the role `{other}`, '
+            'or give all of them the role `train`, of which `valid_fraction` are then drawn for validation.'
+        )
+    return frames.take(~valid), frames.take(valid)
+
+
+def bootstrap(frames: Configurations, seed: int) -> Configurations:
+    """Return as many frames as there are, drawn with replacement, in their order (Efron, Ann. Stat. 7, 1 (1979)).
+
+    An element that the draw has missed comes in with one more frame, since all members of a committee must know the
+    same elements. The draw depends on the identities of the frames and on ``seed``, not on their order.
+    """
+    rng = np.random.default_rng([seed, len(frames)])
+    order = np.argsort(frames.frame_id)
+    drawn = order[rng.integers(len(frames), size=len(frames))]
+    owner = np.repeat(np.arange(len(frames)), frames.n_atoms)  # of each atom
+    for number in np.unique(frames.numbers):
+        holders = order[np.isin(order, owner[frames.numbers == number])]
+        if not np.isin(holders, drawn).any():
+            drawn = np.append(drawn, rng.choice(holders))
+    return frames.take(np.sort(drawn))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,12 +134,12 @@ def settings() -> str:
     from aiida_mlipal.workflows.checks import settings_class
 
     parts = []
-    for section in ('explore', 'selection', 'convergence', 'budget'):
+    titles = {'explore': 'Settings of `explore`', 'warm_start': '`train.warm_start`'}
+    for section in ('explore', 'warm_start', 'selection', 'convergence', 'budget'):
         cls, reserved = settings_class(section)
         # The campaign fills in what is reserved, from its seed.
         rows = [row for name, *row in _settings_rows(cls) if name not in reserved]
-        title = 'Settings of `explore`' if section == 'explore' else f'`{section}`'
-        parts.append(f'### {title}\n\n{_table(("key", "default", "meaning"), rows)}')
+        parts.append(f'### {titles.get(section, f"`{section}`")}\n\n{_table(("key", "default", "meaning"), rows)}')
     return '\n'.join(parts)
 
 

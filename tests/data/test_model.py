@@ -64,10 +64,11 @@ def test_committee_of_one_is_a_committee_without_uncertainty():
     assert (node.kind, node.base.attributes.get('uncertainty')) == ('committee', 'none')
 
 
-def test_one_model_keeps_its_rigidity_in_a_committee_of_one():
-    member = make_model(1, uncertainty='llpr').store()
-    assert MlipModelData.committee([member]).store().base.attributes.get('uncertainty') == 'llpr'
-    committee = MlipModelData.committee([member, make_model(2, uncertainty='llpr')]).store()
+@pytest.mark.parametrize('kind', ['llpr', 'heads'])
+def test_one_model_keeps_its_own_uncertainty_in_a_committee_of_one(kind):
+    member = make_model(1, uncertainty=kind).store()
+    assert MlipModelData.committee([member]).store().base.attributes.get('uncertainty') == kind
+    committee = MlipModelData.committee([member, make_model(2, uncertainty=kind)]).store()
     assert committee.base.attributes.get('uncertainty') == 'committee'
 
 
@@ -123,7 +124,7 @@ def test_missing_metadata(key):
         ({'elements': 'Si'}, '`elements` must be'),
         ({'seeds': [1, 2]}, r'one entry per file \(1\), got 2'),
         ({'dtype': 'float16'}, '`dtype` must be'),
-        ({'uncertainty': 'committee'}, r'`uncertainty` of 1 file\(s\) must be llpr or none'),
+        ({'uncertainty': 'committee'}, r'`uncertainty` of 1 file\(s\) must be heads or llpr or none'),
     ],
 )
 def test_wrong_metadata(changes, message):

@@ -61,6 +61,7 @@ def test_a_whole_job(python_code):
 def _member(seed, content=b'model'):
     return {
         'status': 'ok', 'seed': seed, 'elements': ['Cu'], 'r_max': 4.5, 'dtype': 'float32', 'errors': {},
+        'architecture': {'r_max': 4.5},
         'sha256': hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from aiida_mlipal.science.llpr import LastLayerData, fit
+from aiida_mlipal.science.last_layer import LastLayerData
+from aiida_mlipal.science.llpr import fit
 
 N_FEATURES = 12
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.training_checks import MAX_NEIGHBOURS, check_cells, check_frames, neighbours_per_atom
+from tests.runners.training import copper
 
 
 def _sheet():
@@ -74,3 +75,16 @@ def test_labels_that_lack_something(missing):
     column[1] = np.nan
     with pytest.raises(ValueError, match=f'1 of 3 frames .* has no {missing}.*label them anew'):
         check_frames(frames.with_columns(**{missing: column}), r_max=5.0)
+
+
+@pytest.mark.parametrize(('force', 'refused'), [(999.0, False), (1001.0, True), (1e6, True)])
+def test_forces_that_cannot_be_right(force, refused):
+    frames = copper()
+    forces = frames.forces.copy()
+    forces[frames.offsets[3]] = [0.0, -force, 0.0]
+    frames = frames.with_columns(forces=forces)
+    if not refused:
+        check_frames(frames, r_max=4.5)
+        return
+    with pytest.raises(ValueError, match=rf'1 of 9 frames \({frames.frame_id[3]} first\) has forces above 1000 eV/Å'):
+        check_frames(frames, r_max=4.5)

@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms
 
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.science.training_data import head_data, reference_energies, split
+from aiida_mlipal.science.training_data import bootstrap, head_data, reference_energies, split
 from aiida_mlipal.science.training_settings import TrainingSettings
 
 
@@ -31,6 +31,28 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order():
     assert len({frozenset(ids) for ids in drawn.values()}) > 1
     backwards = frames.take(np.arange(20)[::-1])
     assert set(split(backwards, TrainingSettings(seeds=(9,), split_seed=3))[1].frame_id) == drawn[3]
+
+
+def test_a_bootstrap_is_drawn_with_replacement_by_the_seed_of_the_member():
+    frames = _frames(200)
+    drawn = {seed: bootstrap(frames, seed).frame_id.tolist() for seed in range(40)}
+    assert all(len(ids) == 200 and set(ids) <= set(frames.frame_id) for ids in drawn.values())
+    # A frame is in a draw with the probability 1 - (1 - 1/n)^n; the mean over 40 draws has a spread of 0.0035.
+    share = np.mean([len(set(ids)) / 200 for ids in drawn.values()])
+    assert share == pytest.approx(1 - (1 - 1 / 200) ** 200, abs=0.012)
+    assert len({tuple(ids) for ids in drawn.values()}) == 40
+    assert bootstrap(frames, 3).frame_id.tolist() == drawn[3]
+    backwards = bootstrap(frames.take(np.arange(200)[::-1]), 3).frame_id
+    assert sorted(backwards) == sorted(drawn[3])
+
+
+def test_a_bootstrap_has_all_elements():
+    """Three times in eight a draw misses the only frame of an element."""
+    silver = Configurations.from_atoms([Atoms('Ag')], energy=[-1.0], forces=np.zeros((1, 3)), status='labelled')
+    frames = Configurations.concatenate([_frames(30), silver])
+    draws = [bootstrap(frames, seed) for seed in range(20)]
+    assert all(set(draw.numbers) == {29, 47} for draw in draws)
+    assert {len(draw) for draw in draws} == {31, 32}
 
 
 @pytest.mark.parametrize('fraction', [0.01, 0.99])

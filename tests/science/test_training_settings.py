@@ -36,6 +36,13 @@ def test_lists_from_json_become_tuples():
         ({'seeds': [1], 'uncertainty': 'lpr'}, 'Did you mean `llpr`'),
         ({'seeds': [1, 2], 'uncertainty': 'llpr'}, 'trains one model, but there are 2 seeds: set `n_members: 1`'),
         ({'seeds': [1, 2], 'uncertainty': 'none'}, 'or `uncertainty: ensemble`'),
+        ({'seeds': [1, 2], 'uncertainty': 'heads'}, 'trains one model, but there are 2 seeds: set `n_members: 1`'),
+        ({'seeds': [1], 'uncertainty': 'heads', 'n_readouts': 1}, '`n_readouts` must be an integer of at least 2'),
+        (
+            {'seeds': [1], 'uncertainty': 'llpr', 'bootstrap': True},
+            'set `bootstrap: false`, or `uncertainty: ensemble`',
+        ),
+        ({'seeds': [1], 'bootstrap': 1}, '`bootstrap` must be true or false'),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -74,4 +81,12 @@ def test_the_names_of_settings_and_options_are_those_of_the_settings():
     fields = set(vars(TrainingSettings(seeds=(0,))))
     assert {*OPTION_OF, *STAGE_TWO_OPTION_OF, *SETTING_OF.values()} <= fields
     assert not set(REFUSED) & set(SETTING_OF)
-    assert fields - set(SETTING_OF.values()) == {'split_seed', 'uncertainty', 'max_parallel', 'threads', 'mace_options'}
+    assert fields - set(SETTING_OF.values()) == {
+        'bootstrap',
+        'n_readouts',
+        'split_seed',
+        'uncertainty',
+        'max_parallel',
+        'threads',
+        'mace_options',
+    }

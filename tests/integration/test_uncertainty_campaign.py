@@ -1,4 +1,4 @@
-"""A campaign with one model per iteration: its last-layer prediction rigidity does what a committee's spread does."""
+"""A campaign with one model per iteration: the uncertainty of its last layer does what a committee's spread does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OVERRIDES = {
     'seeds': {'recipe': [{'generator': 'rattle', 'n_frames': 10, 'stdev': 0.08}, {'generator': 'isolated_atoms'}]},
     'label': {'parameters': {'calculator': 'emt'}, 'reuse': False},
     'training': {
-        'n_members': 1, 'uncertainty': 'llpr', 'num_channels': 8, 'r_max': 4.0, 'max_num_epochs': 20, 'batch_size': 2,
+        'n_members': 1, 'num_channels': 8, 'r_max': 4.0, 'max_num_epochs': 20, 'batch_size': 2,
     },
     'exploration': {'temperatures': [300.0, 900.0], 'n_replicas_per_temperature': 2, 'n_steps': 60, 'stride': 5},
     'selection': {'n_labels': 8, 'random_share': 0.5, 'method': 'top_uncertainty'},
@@ -28,19 +28,20 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-def test_calibration_trust_window_and_selection(python_code, tmp_path):
+@pytest.mark.parametrize('kind', ['llpr', 'heads'])
+def test_calibration_trust_window_and_selection(kind, python_code, tmp_path):
     builder = ActiveLearningWorkChain.get_builder_from_protocol(
         orm.StructureData(ase=bulk('Cu', a=3.6, cubic=True)),
         {'label': python_code, 'train': python_code},
         protocol='fast',
         engine='ase',
-        overrides=OVERRIDES,
+        overrides={**OVERRIDES, 'training': {**OVERRIDES['training'], 'uncertainty': kind}},
     )
     node = run_get_node(builder)[1]
     assert node.is_finished_ok, node.exit_message
     assert trace(node).gaps == []
     outputs = node.outputs
-    assert (outputs.model.n_members, outputs.model.base.attributes.get('uncertainty')) == (1, 'llpr')
+    assert (outputs.model.n_members, outputs.model.base.attributes.get('uncertainty')) == (1, kind)
     calibration = outputs.calibrations.iteration_01.get_dict()
     assert calibration['fitted']
     assert calibration['alpha'] > 0

@@ -1,4 +1,4 @@
-"""Give a trained model its last-layer prediction rigidity."""
+"""Give a trained model an uncertainty that its last layer tells, without another training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 from aiida_mlipal.runners.committee import evaluate, graphs, load_models
 from aiida_mlipal.runners.last_layer import ATTRIBUTE, direction_forces, energy_features, features, widths
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.science.llpr import LastLayerData, fit
+from aiida_mlipal.science.last_layer import LastLayerData
+from aiida_mlipal.science.llpr import fit
+from aiida_mlipal.science.readouts import fit_readouts
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,12 +71,16 @@ def last_layer_data(model: Any, frames: Sequence[Atoms]) -> LastLayerData:
     )
 
 
-def attach(path: Path, train: Sequence[Atoms], valid: Sequence[Atoms], *, seed: int, device: str) -> dict[str, Any]:
-    """Write the rigidity of its training set into a model file; return how it was found, and the seconds it took.
+def attach(
+    path: Path, train: Sequence[Atoms], valid: Sequence[Atoms], *, seed: int, device: str, n_readouts: int | None = None
+) -> dict[str, Any]:
+    """Write the uncertainty of the last layer into a model file; return how it was found, and the seconds it took.
 
     :param train: frames with ``REF_energy`` and ``REF_forces``, which the model was trained on.
     :param valid: frames that it was not trained on.
-    :param seed: of the sampled directions and of the frames that are looked at, if there are very many.
+    :param seed: of the directions or samples that are drawn, and of the frames that are looked at, if there are very
+        many.
+    :param n_readouts: of ``heads``, without it ``llpr``.
     """
     import torch
 
@@ -82,7 +88,9 @@ def attach(path: Path, train: Sequence[Atoms], valid: Sequence[Atoms], *, seed: 
     plain = torch.load(path, map_location='cpu', weights_only=False)
     dtype = str(next(plain.parameters()).dtype).removeprefix('torch.')
     (model,) = load_models([path], device=device, dtype=dtype)
-    found = fit(*(last_layer_data(model, _sample(frames, seed)) for frames in (train, valid)), seed=seed)
+    data = [last_layer_data(model, _sample(frames, seed)) for frames in (train, valid)]
+    found = fit(*data, seed=seed) if n_readouts is None else fit_readouts(*data, seed=seed, n_readouts=n_readouts)
     setattr(plain, ATTRIBUTE, {'widths': widths(model), 'energy': found.energy, 'forces': found.forces})
     torch.save(plain, path)
-    return {**found.report, 'wall_s': round(time.perf_counter() - start, 3)}
+    kind = 'llpr' if n_readouts is None else 'heads'
+    return {'kind': kind, **found.report, 'wall_s': round(time.perf_counter() - start, 3)}

@@ -1,4 +1,4 @@
-"""Last-layer prediction rigidity of real MACE models, against finite differences and against changed weights."""
+"""Uncertainties from the last layer of real MACE models, against finite differences and against changed weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ase.calculators.emt import EMT
 from scipy.stats import spearmanr
 
 from aiida_mlipal.runners.committee import evaluate, graphs, load_models
-from aiida_mlipal.runners.last_layer import ATTRIBUTE, copy_rigidity, direction_forces, features, widths
-from aiida_mlipal.runners.llpr import attach, last_layer_data
+from aiida_mlipal.runners.last_layer import ATTRIBUTE, copy_spread, direction_forces, features, widths
+from aiida_mlipal.runners.uncertainty import attach, last_layer_data
 from aiida_mlipal.science.configurations import Configurations
 from tests.committee import copper
 
@@ -130,36 +130,97 @@ def test_forces_along_directions_are_finite_differences(two_heads):
     np.testing.assert_allclose(forces[:, 2, 1], numerical, atol=1e-6)
 
 
+@pytest.fixture(scope='module')
+def read_out(committee_files, tmp_path_factory):
+    """Return the file of a trained model with five readouts, and what was reported."""
+    path = tmp_path_factory.mktemp('heads') / 'member_00.model'
+    shutil.copy(committee_files[1], path)
+    train = [labelled(copper(seed)) for seed in range(14)]
+    valid = [labelled(copper(seed)) for seed in range(100, 106)]
+    return path, attach(path, train, valid, seed=3, device='cpu', n_readouts=5)
+
+
+def changed_models(path, rows):
+    """Yield the plain model with each of ``rows`` added to the weights of its last layer."""
+    changed = load(path)
+    delattr(changed, ATTRIBUTE)
+    # A map is linear in its weights: their ratio to its matrix is its normalisation.
+    maps = [(linear, linear.weight.clone(), matrix[:, 0]) for linear, matrix in last_weights(changed)]
+    for row in rows:
+        for (linear, weight, matrix), part in zip(maps, np.split(row, np.cumsum(widths(changed))[:-1]), strict=True):
+            linear.weight.data = weight * (1 + weight.new_tensor(part) / matrix)
+        yield changed
+
+
 def test_uncertainties_are_the_spread_of_models_with_other_weights(rigid):
     """Each direction added to the weights of the last layer gives one model: their deviations are the uncertainty."""
     path, report = rigid
     frames = Configurations.from_atoms([copper(7), MOLECULE, copper(8, repeat=(2, 1, 1))])
     model = load(path)
     found = evaluate(frames, [model], batch_atoms=9)
-    rigidity, sizes = getattr(model, ATTRIBUTE), widths(model)
+    rigidity = getattr(model, ATTRIBUTE)
     assert rigidity['energy'].shape == (24, 24)
     assert rigidity['forces'].shape == (report['n_directions'], 24) == (16, 24)
-
-    changed = load(path)
-    delattr(changed, ATTRIBUTE)
-    # A map is linear in its weights: their ratio to its matrix is its normalisation.
-    maps = [(linear, linear.weight.clone(), matrix[:, 0]) for linear, matrix in last_weights(changed)]
-
-    def deviations(rows):
-        energies, forces = [], []
-        for row in rows:
-            for (linear, weight, matrix), part in zip(maps, np.split(row, np.cumsum(sizes)[:-1]), strict=True):
-                linear.weight.data = weight * (1 + weight.new_tensor(part) / matrix)
-            other = evaluate(frames, [changed], batch_atoms=64)
-            energies.append(other.energy - found.energy)
-            forces.append(other.forces - found.forces)
-        return np.array(energies), np.array(forces)
-
-    energies, _ = deviations(rigidity['energy'])
-    _, forces = deviations(rigidity['forces'])
+    energies, forces = (
+        np.array([getattr(evaluate(frames, [other], batch_atoms=64), name) for other in changed_models(path, rows)])
+        - getattr(found, name)
+        for name, rows in (('energy', rigidity['energy']), ('forces', rigidity['forces']))
+    )
     np.testing.assert_allclose(found.energy_std, np.sqrt((energies**2).sum(axis=0)), rtol=1e-6)
     np.testing.assert_allclose(found.forces_std, np.sqrt((forces**2).sum(axis=0).mean(axis=-1)), rtol=1e-6)
     assert found.member_energy.shape == (3, 1)
+
+
+def test_readouts_are_a_committee(read_out):
+    """Five models, each with the weights of one readout: their mean is the model and their spread its uncertainty."""
+    path, report = read_out
+    assert (report['kind'], report['n_readouts'], report['n_features']) == ('heads', 5, 24)
+    frames = Configurations.from_atoms([copper(7), MOLECULE, copper(8, repeat=(2, 1, 1))])
+    model = load(path)
+    found = evaluate(frames, [model], batch_atoms=9)
+    rows = 2 * getattr(model, ATTRIBUTE)['forces']  # sqrt(5 - 1)
+    members = [evaluate(frames, [member], batch_atoms=64) for member in changed_models(path, rows)]
+    energies, forces = (np.array([getattr(member, name) for member in members]) for name in ('energy', 'forces'))
+    np.testing.assert_allclose(energies.mean(axis=0), found.energy, atol=1e-9)
+    np.testing.assert_allclose(forces.mean(axis=0), found.forces, atol=1e-9)
+    np.testing.assert_allclose(found.energy_std, energies.std(axis=0, ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(found.forces_std, np.sqrt(forces.var(axis=0, ddof=1).mean(axis=-1)), rtol=1e-6)
+
+
+def test_forces_of_each_readout_are_derivatives_of_its_energy(read_out):
+    import torch
+
+    path, _ = read_out
+    model = load(path)
+    carried, sizes = getattr(model, ATTRIBUTE), widths(model)
+    frames = [copper(1)]
+    directions = torch.as_tensor(carried['forces'])
+    found = direction_forces(*features(model, graph_of(frames, model), sizes), directions)[:, 2, 1]
+
+    def energies(step):
+        moved = copper(1)
+        moved.positions[2, 1] += step
+        return [
+            evaluate(Configurations.from_atoms([moved]), [other], batch_atoms=64).energy[0]
+            for other in changed_models(path, np.vstack([carried['energy'], np.zeros(24)]))
+        ]
+
+    numerical = -(np.array(energies(1e-4)) - np.array(energies(-1e-4))) / 2e-4
+    np.testing.assert_allclose(found, numerical[:-1] - numerical[-1], atol=1e-6)
+
+
+def test_the_seed_decides_about_the_readouts(read_out, committee_files, tmp_path):
+    path, report = read_out
+    train = [labelled(copper(seed)) for seed in range(14)]
+    valid = [labelled(copper(seed)) for seed in range(100, 106)]
+    found = {}
+    for seed in (3, 4):
+        shutil.copy(committee_files[1], tmp_path / f'{seed}.model')
+        again = attach(tmp_path / f'{seed}.model', train, valid, seed=seed, device='cpu', n_readouts=5)
+        found[seed] = getattr(load(tmp_path / f'{seed}.model'), ATTRIBUTE)['forces']
+        assert (again['alpha_forces'] == report['alpha_forces']) == (seed == 3)
+    np.testing.assert_array_equal(found[3], getattr(load(path), ATTRIBUTE)['forces'])
+    assert not np.allclose(found[3], found[4])
 
 
 def test_few_directions_stand_for_all(rigid):
@@ -176,20 +237,21 @@ def test_few_directions_stand_for_all(rigid):
     assert np.median(found / exact) == pytest.approx(1.0, abs=0.25)
 
 
-def test_errors_are_ranked_beyond_the_training_set(rigid, capsys):
+@pytest.mark.parametrize('kind', ['rigid', 'read_out'])
+def test_errors_are_ranked_beyond_the_training_set(kind, request, capsys):
     """Hotter and more strained copper: the larger the uncertainty, the larger the error against EMT."""
     frames = [
         labelled(copper(seed, strain=0.02 + 0.002 * step, rattle=0.08 + 0.006 * step, repeat=(2, 1, 1)))
         for step, seed in enumerate(range(200, 230))
     ]
-    found = evaluate(Configurations.from_atoms(frames), [load(rigid[0])], batch_atoms=64)
+    found = evaluate(Configurations.from_atoms(frames), [load(request.getfixturevalue(kind)[0])], batch_atoms=64)
     errors = found.forces - np.concatenate([atoms.arrays['REF_forces'] for atoms in frames])
     atomic = np.sqrt(np.mean(errors**2, axis=1))
     of_frame = np.maximum.reduceat(atomic, found.offsets[:-1])
     by_atom = spearmanr(found.forces_std, atomic).statistic
     by_frame = spearmanr(found.max_forces_std, of_frame).statistic
     with capsys.disabled():
-        print(f'\nSpearman correlation per atom {by_atom:.2f}, per frame {by_frame:.2f}')  # noqa: T201
+        print(f'\n{kind}: Spearman correlation per atom {by_atom:.2f}, per frame {by_frame:.2f}')  # noqa: T201
     assert by_atom > 0.4
     assert by_frame > 0.4
 
@@ -201,7 +263,7 @@ def test_the_model_itself_stays_as_it_was(rigid, committee_files):
     state, other = plain.state_dict(), with_rigidity.state_dict()
     assert state.keys() == other.keys()
     assert all(torch.equal(state[key], other[key]) for key in state)
-    copy_rigidity(with_rigidity, plain)
+    copy_spread(with_rigidity, plain)
     assert getattr(plain, ATTRIBUTE)['widths'] == [8, 16]
 
 
