@@ -83,7 +83,11 @@ class PwBatchParser(Parser):
         for name in names:
             files = self._files_of(name)
             parser = _FrameParser(name, self.node, files)
-            exit_code = parser.parse()
+            try:
+                exit_code = parser.parse()
+            except Exception as exception:  # whatever the plugin trips over in one output, the others are good
+                left[name] = f'its output could not be parsed, {type(exception).__name__}: {exception}'
+                continue
             if 'output_parameters' in parser.outputs:
                 results[name] = parser.outputs['output_parameters'].get_dict()
             if exit_code is not None and exit_code.status:
