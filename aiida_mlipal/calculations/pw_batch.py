@@ -7,7 +7,7 @@ from typing import Any
 from aiida.common.datastructures import CalcInfo, CodeInfo, CodeRunMode
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
-from aiida.orm import Dict, TrajectoryData
+from aiida.orm import ArrayData, Dict
 from aiida_pseudo.data.pseudo import UpfData
 from aiida_quantumespresso.calculations.pw import PwCalculation
 
@@ -23,7 +23,7 @@ class PwBatchCalculation(CalcJob):
     """Single points of pw.x that share one job: one queue slot, one upload, one process of AiiDA for all of them.
 
     Input files are those of :class:`PwCalculation`, but that each calculation writes to a folder of its own. Only
-    frames whose calculation ended well have an output; the others are left to a calculation of their own, where the
+    frames whose calculation ended well are in the output; the others are left to a calculation of their own, where the
     handlers of ``PwBaseWorkChain`` see what is wrong.
     """
 
@@ -38,8 +38,11 @@ class PwBatchCalculation(CalcJob):
         spec.inputs['metadata']['options']['parser_name'].default = 'mlipal.pw.batch'
         spec.inputs['metadata']['options']['withmpi'].default = True
         spec.inputs['metadata']['options']['resources'].default = {'num_machines': 1}
-        spec.output_namespace(
-            'trajectories', valid_type=TrajectoryData, dynamic=True, help='As PwCalculation returns it, by frame.'
+        spec.output(
+            'labels',
+            valid_type=ArrayData,
+            required=False,
+            help='Of the frames that its attribute `frames` names, see `unpack_labels`.',
         )
         spec.output(
             'results',

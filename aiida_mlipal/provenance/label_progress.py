@@ -72,8 +72,7 @@ def _latest(process: Process, processes: Sequence[Process]) -> dict[str, Process
     lanes = {item.pk for item in processes if item.caller == process.pk and item.name == 'LabelLaneWorkChain'}
     called = [item for item in processes if item.caller in lanes]
     pks = [item.pk for item in called if item.link.startswith('shared_')]
-    inside = _link_labels(pks, LinkType.INPUT_CALC, 'frames')
-    done = _link_labels(pks, LinkType.CREATE, 'trajectories')
+    inside, done = _tasks_in(pks), _tasks_done(pks)
     latest: dict[str, Process | None] = {}
     for item in called:
         if item.pk not in inside:
@@ -85,16 +84,25 @@ def _latest(process: Process, processes: Sequence[Process]) -> dict[str, Process
     return latest
 
 
-def _link_labels(pks: list[int], link_type: LinkType, namespace: str) -> dict[int, set[str]]:
-    """Return the entries of an input or output namespace of several jobs."""
-    if not pks:
-        return {}
+def _tasks_in(pks: list[int]) -> dict[int, set[str]]:
+    """Return the tasks of several shared jobs: the entries of their input namespace ``frames``."""
     query = orm.QueryBuilder().append(orm.CalcJobNode, filters={'id': {'in': pks}}, tag='job', project='id')
-    joined = {'with_outgoing' if link_type is LinkType.INPUT_CALC else 'with_incoming': 'job'}
-    query.append(orm.Data, edge_filters={'type': link_type.value}, edge_project='label', **joined)
-    entries: dict[int, set[str]] = {}
-    for pk, label in query.all():
+    query.append(orm.Data, with_outgoing='job', edge_filters={'type': LinkType.INPUT_CALC.value}, edge_project='label')
+    tasks: dict[int, set[str]] = {}
+    for pk, label in query.all() if pks else ():
         first, _, rest = label.partition('__')
-        if first == namespace:
-            entries.setdefault(pk, set()).add(rest.partition('__')[0])
-    return entries
+        if first == 'frames':
+            tasks.setdefault(pk, set()).add(rest.partition('__')[0])
+    return tasks
+
+
+def _tasks_done(pks: list[int]) -> dict[int, list[str]]:
+    """Return the tasks that several shared jobs have finished."""
+    query = orm.QueryBuilder().append(orm.CalcJobNode, filters={'id': {'in': pks}}, tag='job', project='id')
+    query.append(
+        orm.Data,
+        with_incoming='job',
+        edge_filters={'type': LinkType.CREATE.value, 'label': 'labels'},
+        project='attributes.frames',
+    )
+    return dict(query.all()) if pks else {}

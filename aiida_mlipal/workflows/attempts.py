@@ -7,9 +7,10 @@ from typing import Final
 from aiida import orm
 from aiida.common.links import LinkType
 
-__all__ = ('attempt_label', 'attempts', 'shared_label', 'shared_tasks')
+__all__ = ('SHARED', 'attempt_label', 'attempts', 'shared_label', 'shared_output', 'shared_tasks')
 
-_SHARED: Final = 'shared_'
+#: How link labels begin of jobs for several tasks, and of what they left.
+SHARED: Final = 'shared_'
 
 
 def attempt_label(task: str, attempt: int) -> str:
@@ -19,13 +20,21 @@ def attempt_label(task: str, attempt: int) -> str:
 
 def shared_label(number: int) -> str:
     """Return what a lane calls its job number ``number`` for several tasks."""
-    return f'{_SHARED}{number:03d}'
+    return f'{SHARED}{number:03d}'
 
 
 def shared_tasks(job: orm.ProcessNode) -> list[str]:
     """Return the tasks that share a job: the entries of its input namespace ``frames``."""
     links = job.base.links.get_incoming(link_type=LinkType.INPUT_CALC).all_link_labels()
     return list(dict.fromkeys(label.split('__')[1] for label in links if label.startswith('frames__')))
+
+
+def shared_output(job: orm.ProcessNode) -> tuple[orm.Data | None, list[str]]:
+    """Return the output ``labels`` of a job for several tasks, and which tasks are in it: its attribute ``frames``."""
+    if 'labels' not in job.outputs:
+        return None, []
+    labels: orm.Data = job.outputs.labels
+    return labels, list(labels.base.attributes.get('frames'))
 
 
 def attempts(lane: orm.WorkChainNode) -> dict[str, list[orm.ProcessNode]]:
@@ -35,7 +44,7 @@ def attempts(lane: orm.WorkChainNode) -> dict[str, list[orm.ProcessNode]]:
     for call in sorted(calls, key=lambda call: int(call.node.pk)):
         if isinstance(call.node, orm.CalcFunctionNode):  # made the inputs of a retry
             continue
-        if call.link_label.startswith(_SHARED):
+        if call.link_label.startswith(SHARED):
             tasks = shared_tasks(call.node)
         else:
             tasks = [call.link_label.partition('_attempt_')[0]]

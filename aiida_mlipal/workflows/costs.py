@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-import numpy as np
 from aiida import orm
 from aiida.common.links import LinkType
 from aiida.engine import calcfunction
@@ -12,9 +12,8 @@ from aiida.engine import calcfunction
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.cost_model import CostModel, Size
-from aiida_mlipal.workflows.attempts import attempts, shared_tasks
+from aiida_mlipal.workflows.attempts import SHARED, attempts, shared_tasks
 from aiida_mlipal.workflows.engines import load_engine
-from aiida_mlipal.workflows.engines.base import LabelEngine
 from aiida_mlipal.workflows.timing import cores_of, job_seconds
 
 __all__ = ('collect_costs', 'measured_costs')
@@ -55,7 +54,7 @@ def _results(chunk: ConfigurationsData) -> dict[str, orm.Data]:
     if isinstance(chunk.creator, orm.CalcJobNode):
         return {_CHUNK: chunk}
     inputs = chunk.creator.base.links.get_incoming(link_type=LinkType.INPUT_CALC).all()
-    return {link.link_label: link.node for link in inputs if link.link_label.startswith(('frame_', _CHUNK))}
+    return {link.link_label: link.node for link in inputs if link.link_label.startswith(('frame_', SHARED, _CHUNK))}
 
 
 def measured_costs(level_of_theory_hash: str) -> CostModel:
@@ -79,34 +78,27 @@ def measured_costs(level_of_theory_hash: str) -> CostModel:
     return CostModel.fit(sizes, seconds)
 
 
-def _frame_seconds(job: orm.CalcJobNode, n_frames: int) -> list[float]:
+def _seconds_of_frames(job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, float]:
     """Return what each frame of a chunk took in the one job that labelled all of it: its own time and an even share of
     what the job spent besides."""
     total = job_seconds(job)
-    own = [0.0] * n_frames
+    own = [0.0] * len(tasks)
     if total and 'results' in job.outputs:
         own = [seconds or 0.0 for seconds in job.outputs.results.get_dict().get('frame_wall_s', own)]
-    rest = max(0.0, total - sum(own)) / n_frames
-    return [seconds + rest for seconds in own]
+    rest = max(0.0, total - sum(own)) / len(tasks)
+    return {task: seconds + rest for task, seconds in zip(tasks, own, strict=True)}
 
 
-def _task_seconds(job: orm.CalcJobNode, task: str) -> float:
-    """Return what a task took in a job: in a shared one its own time, or an even part of what those that said nothing
+def _seconds_of_tasks(job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, float]:
+    """Return what tasks took in a job: in a shared one their own time, or an even part of what those that said nothing
     have used up."""
-    tasks = shared_tasks(job)
-    if not tasks or job.base.caching.is_created_from_cache:
-        return job_seconds(job)
+    shared = shared_tasks(job)
+    if not shared or job.base.caching.is_created_from_cache:
+        return dict.fromkeys(tasks, job_seconds(job))
     said = job.outputs.results['frames'] if 'results' in job.outputs else {}
-    own = {name: float(said.get(name, {}).get('wall_time_seconds') or 0.0) for name in tasks}
-    if own[task]:
-        return own[task]
-    return max(0.0, job_seconds(job) - sum(own.values())) / list(own.values()).count(0.0)
-
-
-def _size(engine: LabelEngine, job: orm.CalcJobNode, task: str) -> Size | None:
-    """Return the size of a calculation that ended well."""
-    done = engine.result(job, task) is not None if shared_tasks(job) else job.is_finished_ok
-    return engine.size(job, task) if done else None
+    own = {name: float(said.get(name, {}).get('wall_time_seconds') or 0.0) for name in shared}
+    rest = max(0.0, job_seconds(job) - sum(own.values())) / max(1, list(own.values()).count(0.0))
+    return {task: own[task] or rest for task in tasks}
 
 
 @calcfunction
@@ -121,24 +113,33 @@ def collect_costs(chunk: ConfigurationsData, engine: orm.Str) -> orm.Dict:
     """
     label_engine = load_engine(engine.value)
     frames = chunk.configurations
-    rows: dict[str, list[Any]] = {name: [] for name in ('wall_s', 'core_s', 'n_attempts', 'n_electrons', 'n_kpoints')}
-    jobs_by_task = _jobs_by_task(chunk)
-    shared = _CHUNK in jobs_by_task
-    chunk_jobs = jobs_by_task.get(_CHUNK, [])
-    chunk_seconds = [_frame_seconds(job, len(frames)) for job in chunk_jobs]
-    numbers = np.add.reduceat(frames.numbers, frames.offsets[:-1]).tolist()
-    for index in range(len(frames)):
-        task = frame_key(index)
-        jobs = chunk_jobs if shared else jobs_by_task.get(task, [])
-        seconds = [own[index] for own in chunk_seconds] if shared else [_task_seconds(job, task) for job in jobs]
-        cores = [cores_of(job.get_option('resources') or {}) for job in jobs]
-        size = _size(label_engine, jobs[-1], task) if jobs and not shared else None
-        if shared and jobs and jobs[-1].is_finished_ok:
-            size = Size(float(numbers[index]))  # of a job for a whole chunk, the engine could only tell the mean
-        rows['wall_s'].append(sum(seconds))
-        rows['core_s'].append(sum(s * c for s, c in zip(seconds, cores, strict=True)))
-        rows['n_attempts'].append(len(jobs))
-        rows['n_electrons'].append(size.n_electrons if size else None)
-        rows['n_kpoints'].append(size.n_kpoints if size else None)
-    ids = frames.frame_id.tolist()
-    return orm.Dict({'frame_ids': ids, 'level_of_theory_hash': chunk.level_of_theory_hash, **rows})
+    tasks = [frame_key(index) for index in range(len(frames))]
+    labelled = dict(zip(tasks, frames.is_labelled, strict=True))
+    jobs_by_task, seconds_in = _jobs_by_task(chunk), _seconds_of_tasks
+    if _CHUNK in jobs_by_task:
+        jobs_by_task, seconds_in = dict.fromkeys(tasks, jobs_by_task[_CHUNK]), _seconds_of_frames
+    # Each job is read once, whatever the number of frames that it labelled.
+    tasks_in: dict[orm.CalcJobNode, list[str]] = {}
+    for task in tasks:
+        for job in jobs_by_task.get(task, []):
+            tasks_in.setdefault(job, []).append(task)
+    wall, core = dict.fromkeys(tasks, 0.0), dict.fromkeys(tasks, 0.0)
+    sizes: dict[str, Size] = {}
+    for job, own in tasks_in.items():
+        cores = cores_of(job.get_option('resources') or {})
+        for task, seconds in seconds_in(job, own).items():
+            wall[task] += seconds
+            core[task] += seconds * cores
+        done = [task for task in own if labelled[task] and jobs_by_task[task][-1] == job]
+        sizes |= label_engine.sizes(job, done) if done else {}
+    return orm.Dict(
+        {
+            'frame_ids': frames.frame_id.tolist(),
+            'level_of_theory_hash': chunk.level_of_theory_hash,
+            'wall_s': list(wall.values()),
+            'core_s': list(core.values()),
+            'n_attempts': [len(jobs_by_task.get(task, [])) for task in tasks],
+            'n_electrons': [sizes[task].n_electrons if task in sizes else None for task in tasks],
+            'n_kpoints': [sizes[task].n_kpoints if task in sizes else None for task in tasks],
+        }
+    )

@@ -22,7 +22,7 @@ from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science.label_checks import LabelChecks, failed_share
 from aiida_mlipal.science.level_of_theory import digest
 from aiida_mlipal.science.settings import from_dict
-from aiida_mlipal.workflows.attempts import attempts
+from aiida_mlipal.workflows.attempts import attempts, shared_label, shared_output, shared_tasks
 from aiida_mlipal.workflows.concurrency import allowed_lanes
 from aiida_mlipal.workflows.costs import collect_costs, measured_costs
 from aiida_mlipal.workflows.engines import load_engine
@@ -197,8 +197,11 @@ class LabelWorkChain(WorkChain):
         """Turn what the lanes left into a label chunk."""
         engine = load_engine(self.inputs.engine.value)
         last = {task: processes[-1] for lane in self.ctx.lanes for task, processes in attempts(lane).items()}
-        found = {task: engine.result(process, task) for task, process in last.items()}
-        results = {task: output for task, output in found.items() if output is not None}
+        tasks = {process: task for task, process in last.items()}
+        shared = [process for process in tasks if shared_tasks(process)]
+        found = {task: engine.result(process) for process, task in tasks.items() if process not in shared}
+        found |= {shared_label(number): shared_output(process)[0] for number, process in enumerate(shared)}
+        results = {label: output for label, output in found.items() if output is not None}
         frames = self.ctx.chunks.pop(0)
         chunk = engine.collect(frames, self.ctx.level_of_theory, results)
         n_labelled = int(chunk.configurations.is_labelled.sum())

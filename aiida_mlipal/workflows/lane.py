@@ -12,7 +12,7 @@ from typing import Any
 from aiida import orm
 from aiida.engine import ToContext, WorkChain, while_
 
-from aiida_mlipal.workflows.attempts import attempt_label, shared_label
+from aiida_mlipal.workflows.attempts import attempt_label, shared_label, shared_output
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.once import submit_once
 from aiida_mlipal.workflows.sharing import how_many_fit
@@ -113,9 +113,10 @@ class LabelLaneWorkChain(WorkChain):
 
     def _leave_undone_alone(self) -> None:
         """Put what a shared job did not finish before the other tasks, each to run alone."""
-        process, engine = self.ctx.current, load_engine(self.inputs.engine.value)
+        process = self.ctx.current
         _clean(process, self.inputs.engine_inputs)
-        undone = [label for label in self.ctx.running if engine.result(process, label) is None]
+        _, done = shared_output(process)
+        undone = [label for label in self.ctx.running if label not in done]
         if undone:
             reason = process.exit_message or process.process_state.value
             self.report(f'{len(undone)} of {len(self.ctx.running)} frames are left, to run alone: {reason}')

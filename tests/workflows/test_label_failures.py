@@ -131,15 +131,11 @@ def test_smearing_helps_an_insulator_only_where_it_changes_nothing(quick_pw_labe
     process, inputs = engine.process(task, smeared, smeared['options'].get_dict())
     assert process is WorkflowFactory('quantumespresso.pw.base')
     _, node = run_get_node(process, **inputs)
-    chunk = engine.collect(
-        frames, engine.describe(fixed), {frame_key(0): engine.result(node, frame_key(0))}
-    ).configurations
+    chunk = engine.collect(frames, engine.describe(fixed), {frame_key(0): engine.result(node)}).configurations
     assert chunk.status.tolist() == [status]
     if status == 'rejected':
         assert 'the SCF converged only with smearing, which changes the energy by' in chunk.reason[0]
-    chunk = engine.collect(
-        frames, engine.describe(smeared), {frame_key(0): engine.result(node, frame_key(0))}
-    ).configurations
+    chunk = engine.collect(frames, engine.describe(smeared), {frame_key(0): engine.result(node)}).configurations
     assert chunk.status.tolist() == ['labelled'], (
         'where smearing belongs to the level of theory, there is nothing to ask'
     )

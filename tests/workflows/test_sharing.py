@@ -12,6 +12,7 @@ from aiida.engine import run_get_node
 from ase.build import bulk
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.parsers import pw_batch
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.attempts import attempts
@@ -82,6 +83,24 @@ def test_what_a_shared_job_leaves_undone_is_run_alone(quick_pw_label):
     assert not job.base.caching.is_valid_cache
     assert node.outputs.costs.chunk_000['n_attempts'][2] == len(names['frame_00002'])
     assert trace(node).gaps == []
+
+
+@pytest.mark.codes
+def test_an_output_that_breaks_the_parser_costs_the_others_nothing(quick_pw_label, monkeypatch):
+    parse = pw_batch._FrameParser.parse
+
+    def breaks(parser, **kwargs):
+        if parser.node.get_option('output_filename').startswith('frame_00002'):
+            raise KeyError('alat')
+        return parse(parser, **kwargs)
+
+    monkeypatch.setattr(pw_batch._FrameParser, 'parse', breaks)
+    node, labels, names = _label(quick_pw_label, 34)
+    assert labels.is_labelled.all()
+    assert names['frame_00002'] == [SHARED, ALONE]
+    assert names['frame_00001'] == names['frame_00003'] == [SHARED]
+    (job,) = (process for process in node.called_descendants if process.process_label == SHARED)
+    assert "its output could not be parsed, KeyError: 'alat'" in job.exit_message
 
 
 @pytest.mark.codes

@@ -9,6 +9,7 @@ from aiida import orm
 from aiida.engine import calcfunction
 from aiida.plugins import CalculationFactory
 
+from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.science.ase_teacher import (
@@ -171,7 +172,7 @@ class AseEngine:
         """Return ``None``: a task is a whole chunk already."""
         return None
 
-    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
+    def result(self, process: orm.ProcessNode) -> orm.Data | None:
         """Return the labels, those of the attempt before if this one has none, or what else the job left."""
         for nodes, label in (
             (process.outputs, 'labels'),
@@ -194,7 +195,8 @@ class AseEngine:
         chunk: ConfigurationsData = close_chunk(frames, level_of_theory, **results)
         return chunk
 
-    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
-        """Return electrons per frame of the chunk, core electrons included."""
-        frames = calculation.inputs.configurations.configurations
-        return Size(float(frames.numbers.sum()) / len(frames)) if len(frames) else None
+    def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
+        """Return the electrons of each frame of the chunk, core electrons included."""
+        frames = job.inputs.configurations.configurations
+        electrons = {frame_key(index): frames.atoms(index).numbers.sum() for index in range(len(frames))}
+        return {task: Size(float(electrons[task])) for task in tasks}

@@ -88,8 +88,8 @@ class LabelEngine(Protocol):
     ) -> tuple[Any, dict[str, Any]] | None:
         """Return the CalcJob that does several tasks in one job and its inputs, ``None`` if the engine has none.
 
-        The CalcJob has an input namespace ``frames`` with an entry for each task. A task that left no :meth:`result` is
-        run again, alone.
+        The CalcJob has an input namespace ``frames`` with an entry for each task, and an output ``labels``, a node
+        whose attribute ``frames`` lists the tasks that it holds. Those that are not in it are run again, alone.
         """
 
     def retry(
@@ -97,23 +97,26 @@ class LabelEngine(Protocol):
     ) -> Retry | None:
         """Return what to change after ``attempt`` failed (counted from 1), or ``None`` if nothing would help."""
 
-    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
-        """Return the output that :meth:`collect` reads, also of a failed process; ``None`` if it left nothing.
-
-        Of a shared job, only what it finished of ``task``.
-        """
+    def result(self, process: orm.ProcessNode) -> orm.Data | None:
+        """Return the output that :meth:`collect` reads, also of a failed process; ``None`` if it left nothing."""
 
     def collect(
         self, frames: ConfigurationsData, level_of_theory: orm.Dict, results: dict[str, orm.Data]
     ) -> ConfigurationsData:
         """Return the label chunk: ``frames`` with what the code computed, made by a calcfunction.
 
+        ``results`` holds by task what :meth:`process` left, and under labels that begin with ``shared_`` what jobs of
+        :meth:`share` left.
+
         A frame whose calculation failed is a rejected row with the reason. Thresholds are applied later, by
         :func:`aiida_mlipal.science.label_checks.check_labels`.
         """
 
-    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
-        """Return the size of a calculation that ended well, as far as its outputs tell."""
+    def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
+        """Return the sizes of ``tasks``, which have a label from ``job``, as :meth:`tasks` counts them.
+
+        For a job that labels a whole chunk, the tasks are its frames. What is not known is left out.
+        """
 
 
 def failure_reason(output: orm.Data) -> str:

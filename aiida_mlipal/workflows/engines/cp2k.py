@@ -187,13 +187,14 @@ class Cp2kEngine(RestartEngine):
         chunk: ConfigurationsData = collect_cp2k_labels(frames, level_of_theory, **results)
         return chunk
 
-    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
-        """Return electrons and k-points, as :meth:`tasks` counts them."""
-        potentials = calculation.inputs.file.potentials.get_content() if 'file' in calculation.inputs else None
-        structure = calculation.inputs.structure
+    def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
+        """Return electrons and k-points."""
+        inputs = job.inputs
+        potentials = inputs.file.potentials.get_content() if 'file' in inputs else None
+        structure = inputs.structure
         symbols = [structure.get_kind(site.kind_name).symbol for site in structure.sites]
         valences = valences_of(sorted(set(symbols)), potentials)
-        charge = calculation.inputs.parameters.get_dict()['FORCE_EVAL']['DFT'].get('CHARGE', 0)
+        charge = inputs.parameters.get_dict()['FORCE_EVAL']['DFT'].get('CHARGE', 0)
         electrons = sum(valences[symbol] for symbol in symbols) - charge
-        mesh = calculation.inputs.kpoints.get_kpoints_mesh()[0] if 'kpoints' in calculation.inputs else (1,)
-        return Size(max(electrons, 1.0), prod(mesh))
+        mesh = inputs.kpoints.get_kpoints_mesh()[0] if 'kpoints' in inputs else (1,)
+        return dict.fromkeys(tasks, Size(max(electrons, 1.0), prod(mesh)))

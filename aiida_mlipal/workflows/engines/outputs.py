@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from aiida import orm
@@ -19,6 +19,8 @@ __all__ = (
     'DISK_SIGNS', 'JOB_CODES', 'NODE_FAILURE', 'NODE_SIGNS', 'OUT_OF_MEMORY', 'OUT_OF_TIME', 'Label', 'find_sign',
     'job_failure_reason', 'label_frames', 'retrieved_text',
 )  # fmt: skip
+
+_Found = TypeVar('_Found')
 
 #: Exit codes that AiiDA gives a job from what the scheduler says.
 OUT_OF_MEMORY: Final = 110
@@ -77,12 +79,12 @@ class Label:
 def label_frames(
     frames: ConfigurationsData,
     level_of_theory: orm.Dict,
-    results: Mapping[str, orm.Data],
-    read: Callable[[int, orm.Data], Label | str],
+    results: Mapping[str, _Found],
+    read: Callable[[int, _Found], Label | str],
 ) -> ConfigurationsData:
     """Return ``frames`` with their labels, for the calcfunction of ``collect``; what has none says why.
 
-    :param results: what the calculation of each frame left, by link label.
+    :param results: what the calculation of each frame left, by :func:`frame_key`.
     :param read: turns the index of a frame and what its calculation left into a label, or into the reason why not.
     """
     configurations = frames.configurations

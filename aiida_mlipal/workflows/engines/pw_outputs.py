@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from aiida import orm
-from aiida.common.links import LinkType
 from aiida.engine import calcfunction
 
-from aiida_mlipal.calculations.pw_batch import stdout_name
+from aiida_mlipal.calculations.pw_labels import PER_FRAME, unpack_labels
 from aiida_mlipal.data.configurations import ConfigurationsData
-from aiida_mlipal.science.units import BOHR, GPA, RY_TO_EV
+from aiida_mlipal.science.pw_output import scf_force_errors
+from aiida_mlipal.science.units import GPA
+from aiida_mlipal.workflows.attempts import SHARED
 from aiida_mlipal.workflows.engines.outputs import (
     DISK_SIGNS,
     NODE_FAILURE,
@@ -24,7 +25,7 @@ from aiida_mlipal.workflows.engines.outputs import (
     retrieved_text,
 )
 
-__all__ = ('collect_pw_labels', 'disk_is_full', 'pw_failure_reason', 'scf_force_error', 'was_interrupted')
+__all__ = ('collect_pw_labels', 'disk_is_full', 'pw_failure_reason', 'was_interrupted')
 
 #: eV per atom. Below it, a smearing that only helped an insulator to converge changes nothing.
 _NEGLIGIBLE_SMEARING: Final = 1e-5
@@ -44,34 +45,9 @@ _NO_TIME: Final = (340, 400)
 _CUT_OFF: Final = (302, 303, 305, 310, 311, 312, 320, 321, 322)
 
 
-def _own_parameters(output: orm.Data) -> orm.Dict:
-    """Return the parameters that ``output`` was computed with, in a job of its own or a shared one."""
-    inputs = output.creator.inputs
-    parameters: orm.Dict = inputs.parameters if 'parameters' in inputs else inputs.frames[_frame_of(output)].parameters
-    return parameters
-
-
-def _frame_of(output: orm.Data) -> str:
-    """Return which frame of a shared job has left ``output``, an empty string for a job of its own."""
-    if output.creator.process_label != 'PwBatchCalculation':
-        return ''
-    label: str = output.base.links.get_incoming(link_type=LinkType.CREATE).one().link_label
-    return label.removeprefix('trajectories__')
-
-
 def _messages(retrieved: orm.Data) -> str:
     """Return what a failed calculation printed, the most telling file first."""
     return retrieved_text(retrieved, 'CRASH', '_scheduler-stderr.txt', 'aiida.out')
-
-
-def scf_force_error(retrieved: orm.Data, file: str = 'aiida.out') -> float:
-    """Return the correction of the forces for an SCF that is not exact, in eV/Å, NaN where pw.x printed none.
-
-    pw.x prints ``Total SCF correction``, the norm over all atoms in Ry/bohr, behind the forces; the parser of
-    aiida-quantumespresso leaves it out.
-    """
-    found = re.findall(r'Total SCF correction\s*=\s*([\d.]+)', retrieved_text(retrieved, file))
-    return float(found[-1]) * RY_TO_EV / BOHR if found else float('nan')
 
 
 def disk_is_full(retrieved: orm.Data) -> bool:
@@ -111,7 +87,7 @@ def pw_failure_reason(output: orm.Data) -> str:
 
 def _foreign_smearing(trajectory: orm.TrajectoryData, fixed: bool) -> str:
     """Return why a smearing that was only to help the SCF made another level of theory, or an empty string."""
-    if not fixed or _own_parameters(trajectory).get_dict()['SYSTEM'].get('occupations') != 'smearing':
+    if not fixed or trajectory.creator.inputs.parameters.get_dict()['SYSTEM'].get('occupations') != 'smearing':
         return ''
     energy = 0.0
     if 'energy_smearing' in trajectory.get_arraynames():
@@ -125,26 +101,28 @@ def _foreign_smearing(trajectory: orm.TrajectoryData, fixed: bool) -> str:
 def collect_pw_labels(frames: ConfigurationsData, level_of_theory: orm.Dict, **results: orm.Data) -> ConfigurationsData:
     """Return ``frames`` with the labels of their pw.x calculations.
 
-    ``results`` holds by frame the trajectory of a calculation, or whatever a failed one left behind. The energy is the
-    one that belongs to the forces (with smearing, pw.x prints the free energy as total energy). The stress of pw.x is
-    positive under compression and comes in GPa. A molecule has no stress.
+    ``results`` holds by frame the trajectory of a calculation, or whatever a failed one left behind, and the labels of
+    shared jobs. The energy is the one that belongs to the forces (with smearing, pw.x prints the free energy as total
+    energy). The stress of pw.x is positive under compression and comes in GPa. A molecule has no stress.
     """
     configurations = frames.configurations
     insulator = level_of_theory.get_dict()['system'].get('occupations', 'fixed') == 'fixed'
+    found: dict[str, Any] = {}
+    for key, output in results.items():
+        found.update(unpack_labels(output) if key.startswith(SHARED) else {key: output})
 
-    def read(index: int, output: orm.Data) -> Label | str:
-        fixed = insulator and bool(configurations.role[index] != 'isolated_atom')
-        return _read(output, fixed=fixed, periodic=bool(configurations.pbc[index].any()))
+    def read(index: int, output: Any) -> Label | str:
+        if isinstance(output, orm.Data):
+            output = _values(output, fixed=insulator and bool(configurations.role[index] != 'isolated_atom'))
+        return output if isinstance(output, str) else _label(output, bool(configurations.pbc[index].any()))
 
-    return label_frames(frames, level_of_theory, results, read)
+    return label_frames(frames, level_of_theory, found, read)
 
 
-def _read(output: orm.Data, *, fixed: bool, periodic: bool) -> Label | str:
+def _values(output: orm.Data, *, fixed: bool) -> dict[str, Any] | str:
+    """Return what the calculation that left ``output`` computed, or why it gives no label."""
     calculation = output.creator
-    if not isinstance(output, orm.TrajectoryData) or calculation is None:
-        return pw_failure_reason(output)
-    shared = _frame_of(output)  # a shared job returns nothing but what ended well
-    if calculation.exit_status != 0 and not shared:
+    if not isinstance(output, orm.TrajectoryData) or calculation is None or calculation.exit_status != 0:
         return pw_failure_reason(output)
     names = output.get_arraynames()
     absent = [name for name in ('energy', 'forces') if name not in names]
@@ -153,17 +131,19 @@ def _read(output: orm.Data, *, fixed: bool, periodic: bool) -> Label | str:
     smearing = _foreign_smearing(output, fixed)
     if smearing:
         return smearing
+    errors = scf_force_errors(retrieved_text(calculation.outputs.retrieved, 'aiida.out'))[-1:]
+    values = {name: output.get_array(name)[-1] for name in ('forces', *PER_FRAME) if name in names}
+    return {**values, **({'scf_force_error': errors[0]} if errors.size else {})}
 
-    def last(name: str) -> Any:
-        return output.get_array(name)[-1]
 
+def _label(values: Mapping[str, Any], periodic: bool) -> Label:
     stress = None
-    if 'stress' in names and periodic:
-        stress = (-np.asarray(last('stress')) * GPA)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    if 'stress' in values and periodic:
+        stress = (-np.asarray(values['stress']) * GPA)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
     return Label(
-        energy=float(last('energy')),
-        forces=np.asarray(last('forces')),
+        energy=float(values['energy']),
+        forces=np.asarray(values['forces']),
         stress=stress,
-        magnetization=float(last('total_magnetization')) if 'total_magnetization' in names else float('nan'),
-        scf_force_error=scf_force_error(calculation.outputs.retrieved, stdout_name(shared) if shared else 'aiida.out'),
+        magnetization=float(values.get('total_magnetization', np.nan)),
+        scf_force_error=float(values.get('scf_force_error', np.nan)),
     )

@@ -159,14 +159,12 @@ class QuantumEspressoEngine(RestartEngine):
         }
         return CalculationFactory('mlipal.pw.batch'), batch
 
-    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
+    def result(self, process: orm.ProcessNode) -> orm.Data | None:
         """Return the trajectory (energy, forces, stress), or what the last calculation left."""
-        if isinstance(process, orm.CalcJobNode):
-            return process.outputs.trajectories.get(task) if 'trajectories' in process.outputs else None
         if process.is_finished_ok and 'output_trajectory' in process.outputs:
             trajectory: orm.Data = process.outputs.output_trajectory
             return trajectory
-        return super().result(process, task)
+        return super().result(process)
 
     def retry(
         self, process: orm.ProcessNode, attempt: int, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]
@@ -181,14 +179,17 @@ class QuantumEspressoEngine(RestartEngine):
         chunk: ConfigurationsData = collect_pw_labels(frames, level_of_theory, **results)
         return chunk
 
-    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
-        """Return electrons and k-points, as :meth:`tasks` counts them."""
-        if 'frames' in calculation.inputs:
-            inputs, said = calculation.inputs.frames[task], calculation.outputs.results['frames'][task]
+    def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
+        """Return electrons and k-points."""
+        if 'frames' in job.inputs:
+            frames, results = job.inputs.frames, job.outputs.results['frames']
+            inputs, said = {task: frames[task] for task in tasks}, {task: results[task] for task in tasks}
         else:
-            inputs, said = calculation.inputs, calculation.outputs.output_parameters
-        mesh, _ = inputs.kpoints.get_kpoints_mesh()
-        return Size(float(said['number_of_electrons']), prod(mesh))
+            inputs, said = dict.fromkeys(tasks, job.inputs), dict.fromkeys(tasks, job.outputs.output_parameters)
+        return {
+            task: Size(float(said[task]['number_of_electrons']), prod(inputs[task].kpoints.get_kpoints_mesh()[0]))
+            for task in tasks
+        }
 
 
 def _shared(inputs: Inputs) -> dict[str, orm.Data]:

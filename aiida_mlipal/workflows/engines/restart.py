@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from aiida import orm
@@ -92,7 +92,7 @@ class RestartEngine:
             return Retry('the node failed: the same again')
         return None
 
-    def result(self, process: orm.ProcessNode, task: str) -> orm.Data | None:
+    def result(self, process: orm.ProcessNode) -> orm.Data | None:
         """Return what the last calculation left: its retrieved files, or at least its folder on the machine."""
         for job in reversed(jobs_of(process)):
             for label in ('retrieved', 'remote_folder'):
@@ -101,9 +101,9 @@ class RestartEngine:
                     return left
         return None
 
-    def size(self, calculation: orm.CalcJobNode, task: str) -> Size | None:
-        """Return ``None``: unknown, so that no cost can be predicted."""
-        return None
+    def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
+        """Return nothing: unknown, so that no cost can be predicted."""
+        return {}
 
 
 def jobs_of(process: orm.ProcessNode) -> list[orm.CalcJobNode]:

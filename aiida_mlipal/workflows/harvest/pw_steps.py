@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.science.units import BOHR, GPA, RY_TO_EV
+from aiida_mlipal.science.pw_output import scf_force_errors
+from aiida_mlipal.science.units import GPA
 from aiida_mlipal.workflows.engines.pw_level_of_theory import pseudo_valence
 from aiida_mlipal.workflows.harvest.steps import labelled_steps
 
@@ -156,7 +156,7 @@ def _stdout(calculation: orm.CalcJobNode) -> bytes:
 def _labels(arrays: Mapping[str, NDArray[Any]], n_steps: int, n_atoms: int, stdout: bytes) -> dict[str, NDArray[Any]]:
     """Return what was computed at each step, NaN where nothing was; the stress with ASE's sign."""
     tensor = _column(arrays.get('stress'), n_steps, (3, 3)) * -GPA
-    errors = np.array(re.findall(rb'Total SCF correction\s*=\s*([\d.]+)', stdout), dtype=float) * RY_TO_EV / BOHR
+    errors = scf_force_errors(stdout.decode(errors='replace'))
     return {
         'energy': _column(arrays['energy'], n_steps, ()),
         'forces': _column(arrays['forces'], n_steps, (n_atoms, 3)),

@@ -119,5 +119,5 @@ def test_what_the_scheduler_says_is_retried(aiida_localhost):
 def test_the_result_is_what_the_last_job_left(aiida_localhost):
     process = _ended(aiida_localhost, 300, 0)
     last = max(process.called, key=lambda job: job.pk)
-    assert RestartEngine().result(process, 'frame_00000').pk == last.outputs.retrieved.pk
-    assert RestartEngine().result(_ended(aiida_localhost), 'frame_00000') is None
+    assert RestartEngine().result(process).pk == last.outputs.retrieved.pk
+    assert RestartEngine().result(_ended(aiida_localhost)) is None
