@@ -1,7 +1,7 @@
 """Start the training of a model from the weights of an earlier one, in place of random weights.
 
-MACE can do something like it with ``--foundation_model``, but not this: it keeps neither the scale of the energies nor,
-with other data, their shift, so that a model which goes on would first have to find both again.
+MACE can do something like it with ``--foundation_model``, but what becomes of scale, shift and E0s then depends on
+elements and heads. Here all of them stay: a model that goes on predicts at first what it predicted at last.
 """
 
 from __future__ import annotations

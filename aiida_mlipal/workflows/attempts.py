@@ -7,6 +7,8 @@ from typing import Final
 from aiida import orm
 from aiida.common.links import LinkType
 
+from aiida_mlipal.workflows.outputs import outputs_of
+
 __all__ = ('SHARED', 'attempt_label', 'attempts', 'shared_label', 'shared_output', 'shared_tasks')
 
 #: How link labels begin of jobs for several tasks, and of what they left.
@@ -31,10 +33,8 @@ def shared_tasks(job: orm.ProcessNode) -> list[str]:
 
 def shared_output(job: orm.ProcessNode) -> tuple[orm.Data | None, list[str]]:
     """Return the output ``labels`` of a job for several tasks, and which tasks are in it: its attribute ``frames``."""
-    if 'labels' not in job.outputs:
-        return None, []
-    labels: orm.Data = job.outputs.labels
-    return labels, list(labels.base.attributes.get('frames'))
+    labels = outputs_of(job).get('labels')
+    return labels, list(labels.base.attributes.get('frames')) if labels is not None else []
 
 
 def attempts(lane: orm.WorkChainNode) -> dict[str, list[orm.ProcessNode]]:

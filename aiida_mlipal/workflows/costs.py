@@ -14,6 +14,7 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.cost_model import CostModel, Size
 from aiida_mlipal.workflows.attempts import SHARED, attempts, shared_tasks
 from aiida_mlipal.workflows.engines import load_engine
+from aiida_mlipal.workflows.outputs import outputs_of
 from aiida_mlipal.workflows.timing import cores_of, job_seconds
 
 __all__ = ('collect_costs', 'measured_costs')
@@ -83,8 +84,9 @@ def _seconds_of_frames(job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, 
     what the job spent besides."""
     total = job_seconds(job)
     own = [0.0] * len(tasks)
-    if total and 'results' in job.outputs:
-        own = [seconds or 0.0 for seconds in job.outputs.results.get_dict().get('frame_wall_s', own)]
+    outputs = outputs_of(job)
+    if total and 'results' in outputs:
+        own = [seconds or 0.0 for seconds in outputs['results'].get_dict().get('frame_wall_s', own)]
     rest = max(0.0, total - sum(own)) / len(tasks)
     return {task: seconds + rest for task, seconds in zip(tasks, own, strict=True)}
 
@@ -95,7 +97,8 @@ def _seconds_of_tasks(job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, f
     shared = shared_tasks(job)
     if not shared or job.base.caching.is_created_from_cache:
         return dict.fromkeys(tasks, job_seconds(job))
-    said = job.outputs.results['frames'] if 'results' in job.outputs else {}
+    outputs = outputs_of(job)
+    said = outputs['results']['frames'] if 'results' in outputs else {}
     own = {name: float(said.get(name, {}).get('wall_time_seconds') or 0.0) for name in shared}
     rest = max(0.0, job_seconds(job) - sum(own.values())) / max(1, list(own.values()).count(0.0))
     return {task: own[task] or rest for task in tasks}

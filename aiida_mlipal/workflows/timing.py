@@ -7,6 +7,8 @@ from typing import Any
 
 from aiida import orm
 
+from aiida_mlipal.workflows.outputs import outputs_of
+
 __all__ = ('cores_of', 'gpus_of', 'job_seconds', 'wall_seconds')
 
 
@@ -29,9 +31,10 @@ def job_seconds(calculation: orm.CalcJobNode) -> float:
     """Return the seconds a job took: as the program says, else the scheduler, else from submission to the end."""
     if calculation.base.caching.is_created_from_cache:
         return 0.0
+    outputs = outputs_of(calculation)
     for label, key in (('output_parameters', 'wall_time_seconds'), ('results', 'wall_s')):
-        if label in calculation.outputs:
-            said = calculation.outputs[label].get_dict().get(key)
+        if label in outputs:
+            said = outputs[label].get_dict().get(key)
             if said:
                 return float(said)
     info = calculation.get_last_job_info()

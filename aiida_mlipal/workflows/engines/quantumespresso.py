@@ -26,6 +26,7 @@ from aiida_mlipal.workflows.engines.pw_level_of_theory import (
 )
 from aiida_mlipal.workflows.engines.pw_outputs import collect_pw_labels
 from aiida_mlipal.workflows.engines.restart import RestartEngine
+from aiida_mlipal.workflows.outputs import inputs_of, outputs_of
 
 __all__ = ('QuantumEspressoEngine',)
 
@@ -181,13 +182,14 @@ class QuantumEspressoEngine(RestartEngine):
 
     def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
         """Return electrons and k-points."""
-        if 'frames' in job.inputs:
-            frames, results = job.inputs.frames, job.outputs.results['frames']
-            inputs, said = {task: frames[task] for task in tasks}, {task: results[task] for task in tasks}
+        given, outputs = inputs_of(job), outputs_of(job)
+        if 'frames' in given:
+            results = outputs['results']['frames']
+            inputs, said = {task: given['frames'][task] for task in tasks}, {task: results[task] for task in tasks}
         else:
-            inputs, said = dict.fromkeys(tasks, job.inputs), dict.fromkeys(tasks, job.outputs.output_parameters)
+            inputs, said = dict.fromkeys(tasks, given), dict.fromkeys(tasks, outputs['output_parameters'])
         return {
-            task: Size(float(said[task]['number_of_electrons']), prod(inputs[task].kpoints.get_kpoints_mesh()[0]))
+            task: Size(float(said[task]['number_of_electrons']), prod(inputs[task]['kpoints'].get_kpoints_mesh()[0]))
             for task in tasks
         }
 
