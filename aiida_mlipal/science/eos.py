@@ -21,6 +21,17 @@ def birch_murnaghan(volume: ArrayLike, v0: float, e0: float, b0: float, b0_prime
     return result
 
 
+def _roots(quadratic: np.polynomial.Polynomial) -> list[float]:
+    """Return the real roots, exact also where the leading coefficient is next to nothing: for a curve with B' = 4."""
+    c, b, a = (*quadratic.coef, 0.0, 0.0)[:3]
+    discriminant = b * b - 4 * a * c
+    if discriminant < 0:
+        return []
+    q = -(b + np.copysign(np.sqrt(discriminant), b)) / 2
+    offset, factor = quadratic.mapparms()
+    return [float((top / bottom - offset) / factor) for top, bottom in ((c, q), (q, a)) if bottom]
+
+
 def fit(volumes: ArrayLike, energies: ArrayLike) -> dict[str, float]:
     """Fit volumes (Å³ per cell) and energies (eV per cell).
 
@@ -39,11 +50,7 @@ def fit(volumes: ArrayLike, energies: ArrayLike) -> dict[str, float]:
     x = (volume / scale) ** (-2 / 3)
     polynomial = np.polynomial.Polynomial.fit(x, energy - shift, 3)
     slope, curvature, third = polynomial.deriv(), polynomial.deriv(2), polynomial.deriv(3)
-    minima = [
-        float(root.real)
-        for root in slope.roots()
-        if abs(root.imag) < 1e-10 and x.min() <= root.real <= x.max() and curvature(root.real) > 0
-    ]
+    minima = [root for root in _roots(slope) if x.min() <= root <= x.max() and curvature(root) > 0]
     if not minima:
         raise ValueError(
             f'the energies have no minimum between {volume.min():.3f} and {volume.max():.3f} Å³: '

@@ -76,6 +76,7 @@ def test_an_scf_that_needs_more_steps_gets_them(quick_pw_label):
     assert labels.energy[0] == pytest.approx(plain.energy[0], abs=1e-5)
 
 
+@pytest.mark.long
 def test_an_insulator_that_never_converges_climbs_all_rungs(quick_pw_label):
     system = {'occupations': 'fixed', 'smearing': 'gaussian', 'degauss': 0.0}
     label = _changed(

@@ -44,6 +44,7 @@ def _warm(builder, model, copies=None, **settings):
 
 @pytest.mark.codes
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_members_go_on_and_those_that_cannot_begin_anew(python_code):
     outputs, node = run_get_node(_builder(python_code, max_num_epochs=6))
     assert node.is_finished_ok, (node.exit_message, _report(node))

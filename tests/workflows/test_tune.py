@@ -91,6 +91,7 @@ def test_the_documented_builder(python_code, monkeypatch):
 
 
 @pytest.mark.codes
+@pytest.mark.long
 def test_a_grid_with_a_point_that_diverges_and_a_committee(build, capsys):
     builder = build({'lr': [0.01, 1e30], 'batch_size': [3], 'n_seeds': 2, 'seed': 4, 'max_members': 3})
     outputs, node = run_get_node(builder)
