@@ -4,8 +4,8 @@
     python benchmarks/labelling_overhead.py --quick    # few and short labels, one pair
 
 Plugin and shell loop run the same inputs with the same number of calculations at a time: silicon (8 atoms, rattled)
-with pw.x, once with labels of about 3 s and once with labels of about 10 s, as usual, where labels so short share
-jobs, and with a job per label (`alone`); water with CP2K (GPW); copper with EMT, a chunk of frames in one job. The
+with pw.x, once with labels of about 3 s and once with labels of about 10 s, as usual, where labels so short share jobs
+(`qe`), and with a job per label (`qe-alone`); water with CP2K (GPW); copper with EMT, a chunk of frames in one job. The
 plugin runs through a real daemon in a profile of its own, which is deleted afterwards. CPU seconds per label are those
 of daemon, broker and worker, without the codes. They depend on how fast a core is, so a loop of ten million additions
 is timed beside them.
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,41 +165,40 @@ def reference_loop() -> float:
     return time.process_time() - start
 
 
-def measure_qe(arguments: argparse.Namespace) -> None:
-    """Pairs of plugin and shell loop, for each length of a label, in shared jobs and alone."""
+def measure_qe(arguments: argparse.Namespace, suffix: str = '', frames_per_job: int = 16) -> None:
+    """Pairs of plugin and shell loop, for each length of a label."""
     from ase.build import bulk
 
     silicon = bulk('Si', a=5.43, cubic=True)
     first = label('quantumespresso', 'pw@localhost', qe_settings(16.0), rattled(silicon, 1, arguments.seed), 1)
     at_16 = bare_pw(first.node, 1)
-    for suffix, frames_per_job in (('', 16), ('_alone', 1)):
-        cpu, nodes, ratio = [], [], 1.0
-        for target in arguments.seconds:
-            # Plane waves go with the power of 3/2. A level of theory of its own: nothing is known of its costs.
-            ecutwfc = round(max(12.0, 16.0 * (target / at_16) ** (2 / 3)), 1) + 0.01 * frames_per_job
-            ratios, lengths = [], []
-            for pair in range(arguments.pairs):
-                frames = rattled(silicon, arguments.labels, arguments.seed + pair)
-                settings = qe_settings(ecutwfc)
-                run = label('quantumespresso', 'pw@localhost', settings, frames, arguments.concurrent, frames_per_job)
-                bare = bare_pw(run.node, arguments.concurrent)
-                lengths.append(bare / arguments.labels * arguments.concurrent)
-                ratios.append(run.wall / bare)
-                cpu.append(run.cpu / arguments.labels)
-                nodes.append(run.n_nodes / arguments.labels)
-                print(
-                    f'{target:.0f} s{suffix}, pair {pair}: plugin {run.wall:.0f} s in {len(jobs_of(run.node))} jobs, '
-                    f'shell loop {bare:.0f} s, {run.cpu:.0f} CPU s',
-                    flush=True,
-                )
-            ratio = statistics.median(ratios)
-            length, spread = statistics.median(lengths), f'{min(ratios):.2f} to {max(ratios):.2f}'
-            print(f'labels of {length:.1f} s ({ecutwfc} Ry): ratios from {spread}')
-            print(f'RESULT wall_ratio_qe{suffix}_{target:.0f}s {ratio:.2f} 1', flush=True)
-        print(f'CPU seconds per label from {min(cpu):.2f} to {max(cpu):.2f}')
-        print(f'RESULT wall_ratio_qe{suffix} {ratio:.2f} 1')
-        print(f'RESULT cpu_seconds_per_label_qe{suffix} {statistics.median(cpu):.2f} s')
-        print(f'RESULT nodes_per_label_qe{suffix} {statistics.median(nodes):.1f} 1', flush=True)
+    cpu, nodes, ratio = [], [], 1.0
+    for target in arguments.seconds:
+        # Plane waves go with the power of 3/2. A level of theory of its own: nothing is known of its costs.
+        ecutwfc = round(max(12.0, 16.0 * (target / at_16) ** (2 / 3)), 1) + 0.01 * frames_per_job
+        ratios, lengths = [], []
+        for pair in range(arguments.pairs):
+            frames = rattled(silicon, arguments.labels, arguments.seed + pair)
+            settings = qe_settings(ecutwfc)
+            run = label('quantumespresso', 'pw@localhost', settings, frames, arguments.concurrent, frames_per_job)
+            bare = bare_pw(run.node, arguments.concurrent)
+            lengths.append(bare / arguments.labels * arguments.concurrent)
+            ratios.append(run.wall / bare)
+            cpu.append(run.cpu / arguments.labels)
+            nodes.append(run.n_nodes / arguments.labels)
+            print(
+                f'{target:.0f} s{suffix}, pair {pair}: plugin {run.wall:.0f} s in {len(jobs_of(run.node))} jobs, '
+                f'shell loop {bare:.0f} s, {run.cpu:.0f} CPU s',
+                flush=True,
+            )
+        ratio = statistics.median(ratios)
+        length, spread = statistics.median(lengths), f'{min(ratios):.2f} to {max(ratios):.2f}'
+        print(f'labels of {length:.1f} s ({ecutwfc} Ry): ratios from {spread}')
+        print(f'RESULT wall_ratio_qe{suffix}_{target:.0f}s {ratio:.2f} 1', flush=True)
+    print(f'CPU seconds per label from {min(cpu):.2f} to {max(cpu):.2f}')
+    print(f'RESULT wall_ratio_qe{suffix} {ratio:.2f} 1')
+    print(f'RESULT cpu_seconds_per_label_qe{suffix} {statistics.median(cpu):.2f} s')
+    print(f'RESULT nodes_per_label_qe{suffix} {statistics.median(nodes):.1f} 1', flush=True)
 
 
 def measure_cp2k(arguments: argparse.Namespace) -> None:
@@ -248,7 +248,12 @@ def measure_ase(arguments: argparse.Namespace) -> None:
     print(f'RESULT cpu_seconds_per_label_ase {statistics.median(cpu):.3f} s', flush=True)
 
 
-MEASURES = {'qe': measure_qe, 'cp2k': measure_cp2k, 'ase': measure_ase}
+MEASURES = {
+    'qe': measure_qe,
+    'qe-alone': partial(measure_qe, suffix='_alone', frames_per_job=1),
+    'cp2k': measure_cp2k,
+    'ase': measure_ase,
+}
 
 
 def main() -> None:
