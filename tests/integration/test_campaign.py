@@ -40,7 +40,8 @@ def test_outputs(campaign):
     """Two iterations end with a model, a dataset, decisions and a validation."""
     assert campaign.is_finished_ok, f'{campaign.exit_status}: {campaign.exit_message}'
     outputs = campaign.outputs
-    assert outputs.decision['outcome'] == 'budget_iterations'
+    # Two calibration frames decide whether the trust window leaves any candidate in the last iteration.
+    assert outputs.decision['outcome'] in ('budget_iterations', 'no_candidates'), outputs.decision['reasons']
     assert sorted(outputs.models) == ['iteration_00', 'iteration_01', 'iteration_02']
     assert sorted(outputs.decisions) == sorted(outputs.selections) == ['iteration_00', 'iteration_01']
     assert outputs.model.n_members == 3
