@@ -98,7 +98,11 @@ class PwBatchParser(Parser):
                 left[name] = 'pw.x returned no energy and no forces'
             else:
                 stdout = files.base.repository.get_object_content(stdout_name(name))
-                labels[name] = _label(parser.outputs['output_trajectory'], stdout)
+                label = _label(parser.outputs['output_trajectory'], stdout)
+                if {'energy', 'forces'} <= label.keys():
+                    labels[name] = label
+                else:
+                    left[name] = 'pw.x returned no energy or no forces'
         if labels:
             self.out('labels', pack_labels(labels))
         seconds = [result.get('wall_time_seconds') for result in results.values()]
