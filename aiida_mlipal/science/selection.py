@@ -265,6 +265,7 @@ def decide(
         sound = finite & (sheet.klass != 'unphysical')
         given = (reference_descriptors, () if stream_descriptors is None else stream_descriptors)
         trained, unseen = (np.asarray(rows, dtype=float) if len(rows) else descriptors[:0] for rows in given)
+        unseen = unseen[np.isfinite(unseen).all(axis=1)]  # a random frame may be one that breaks the model
         table, both = standardise(descriptors, np.concatenate((trained, unseen)) if len(unseen) else trained, sound)
         reference, unseen = both[: len(trained)], both[len(trained) :]
         distance, to_stream = (np.where(finite, nearest_distance(table, rows), np.nan) for rows in (reference, unseen))

@@ -256,3 +256,13 @@ def test_candidates_that_repeat_an_earlier_stream_are_closed():
     assert decision.klass[3] == 'duplicate'
     assert 'earlier random stream' in decision.reason[3]
     assert (decision.klass == 'duplicate').sum() == 1
+
+
+def test_a_stream_frame_that_breaks_the_model_does_not_break_the_selection():
+    pool, descriptors, spread = make(10)
+    earlier = np.random.default_rng(7).normal(size=(4, descriptors.shape[1]))
+    sound = run(pool, descriptors, spread, reference=descriptors[[0]] + 5, stream_descriptors=earlier, n_labels=8)
+    broken = np.vstack((earlier, np.full((1, descriptors.shape[1]), np.nan)))
+    decision = run(pool, descriptors, spread, reference=descriptors[[0]] + 5, stream_descriptors=broken, n_labels=8)
+    np.testing.assert_array_equal(decision.klass, sound.klass)
+    np.testing.assert_array_equal(decision.rank, sound.rank)
