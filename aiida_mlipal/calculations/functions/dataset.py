@@ -12,8 +12,9 @@ from aiida.engine import calcfunction
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.level_of_theory import require_equal
+from aiida_mlipal.science.stream import STREAM
 
-__all__ = ('common_level', 'merge_datasets', 'random_stream', 'read_clock')
+__all__ = ('common_level', 'join', 'merge_datasets', 'random_stream', 'read_clock')
 
 
 def common_level(parts: Mapping[str, ConfigurationsData]) -> dict[str, Any] | None:
@@ -36,28 +37,34 @@ def common_level(parts: Mapping[str, ConfigurationsData]) -> dict[str, Any] | No
     return level
 
 
+def join(parts: Mapping[str, ConfigurationsData]) -> tuple[Configurations, dict[str, Any] | None]:
+    """Return all frames of ``parts`` in the order of their names, one that comes twice once, and their level of theory.
+
+    :raises ValueError: if the labels differ in their level of theory, with the difference line by line.
+    """
+    level = common_level(parts)
+    merged = Configurations.concatenate([parts[name].configurations for name in sorted(parts)])
+    first: dict[str, int] = {}
+    for row, frame in enumerate(merged.frame_id.tolist()):
+        first.setdefault(frame, row)
+    return merged.take(list(first.values())), level
+
+
 @calcfunction
 def merge_datasets(**parts: ConfigurationsData) -> ConfigurationsData:
     """Return all frames of ``parts`` in the order of their names; a frame that comes twice stays once.
 
     :raises ValueError: if the labels differ in their level of theory, with the difference line by line.
     """
-    level = common_level(parts)
-    nodes = [parts[name] for name in sorted(parts)]
-    merged = Configurations.concatenate([node.configurations for node in nodes])
-    first: dict[str, int] = {}
-    for row, frame in enumerate(merged.frame_id.tolist()):
-        first.setdefault(frame, row)
-    return ConfigurationsData(merged.take(list(first.values())), level_of_theory=level)
+    frames, level = join(parts)
+    return ConfigurationsData(frames, level_of_theory=level)
 
 
 @calcfunction
 def random_stream(dataset: ConfigurationsData) -> ConfigurationsData:
     """Return the frames of the random stream: never trained on, drawn uniformly from what the simulations visited."""
     frames = dataset.configurations
-    return ConfigurationsData(
-        frames.take(frames.has_role('calibration', 'test')), level_of_theory=dataset.level_of_theory
-    )
+    return ConfigurationsData(frames.take(frames.has_role(*STREAM)), level_of_theory=dataset.level_of_theory)
 
 
 @calcfunction

@@ -7,7 +7,7 @@ from aiida import orm
 from aiida.engine import calcfunction
 from numpy.typing import NDArray
 
-from aiida_mlipal.calculations.functions.dataset import common_level
+from aiida_mlipal.calculations.functions.dataset import join
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science.configurations import Configurations
@@ -42,12 +42,7 @@ def grow_dataset(
     :raises ValueError: if the labels differ in their level of theory, with the difference line by line.
     """
     parts = {'labels': labels} if dataset is None else {'dataset': dataset, 'labels': labels}
-    level = common_level(parts)
-    merged = Configurations.concatenate([node.configurations for node in parts.values()])
-    first: dict[str, int] = {}
-    for row, frame in enumerate(merged.frame_id.tolist()):
-        first.setdefault(frame, row)
-    merged = merged.take(list(first.values()))
+    merged, level = join(parts)
     new = np.ones(len(merged), dtype=bool)
     if dataset is not None and dataset.configurations.has_role('validation').any():
         new = ~np.isin(merged.frame_id, dataset.configurations.frame_id)
