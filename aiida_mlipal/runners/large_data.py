@@ -31,7 +31,7 @@ MAX_GRAPH_BYTES: float = 2**30
 #: By which MACE knows the format.
 SUFFIX: Final = '.aselmdb'
 
-#: Measured with MACE 0.3.16: what a pair of neighbours and what a frame takes in memory.
+#: What a pair of neighbours (indices and vectors of MACE 0.3.16's graph) and what a frame takes in memory, roughly.
 _BYTES_PER_PAIR, _BYTES_PER_FRAME = 40, 30_000
 #: Frames written at a time.
 _CHUNK: Final = 500

@@ -23,7 +23,7 @@ from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.tuning import TuningSettings, grid
 from aiida_mlipal.workflows.concurrency import allowed_lanes
 from aiida_mlipal.workflows.once import submit_once
-from aiida_mlipal.workflows.outputs import output_namespace
+from aiida_mlipal.workflows.outputs import output_namespace, reason_of
 from aiida_mlipal.workflows.train import TrainWorkChain
 from aiida_mlipal.workflows.tune_builder import TuneBuilderMixin
 from aiida_mlipal.workflows.tune_table import tabulate_grid
@@ -210,8 +210,7 @@ class TuneWorkChain(TuneBuilderMixin, WorkChain):
     def _without_committee(self, process: orm.ProcessNode) -> Any:
         """Return the table of the grid alone, and the exit code that says why."""
         self.out('table', self.ctx.table)
-        reason = f'{process.process_label}<{process.pk}>: {process.exit_message or process.process_state.value}'
-        return self.exit_codes.ERROR_COMMITTEE_FAILED.format(reason=reason)
+        return self.exit_codes.ERROR_COMMITTEE_FAILED.format(reason=reason_of(process))
 
 
 def _sentence(row: dict[str, Any]) -> str:
