@@ -17,7 +17,7 @@ from aiida_mlipal.science.plain import to_plain
 __all__ = ('SCHEMA_VERSION', 'ColumnsData', 'check_schema', 'plain')
 
 #: Version of the layout of all nodes of this plugin. When it grows, :func:`check_schema` is where old nodes are read.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 #: From this version on the columns are members of one file; before, each was a file of its own.
 _ONE_FILE_SINCE: Final = 3
 

@@ -11,66 +11,32 @@ generator for the batch, so that neither the batch nor a neighbour that stops ch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from ase import units
-from ase.data import atomic_masses, covalent_radii
 from numpy.typing import NDArray
 
+from aiida_mlipal.runners.bounds import NOT_FINITE, can_be_labelled, out_of_bounds
 from aiida_mlipal.runners.forces import make_forces
+from aiida_mlipal.runners.trajectory import Frame, Replica, Trajectory
+from aiida_mlipal.science.exploration_plans import DynamicsPlan
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
-from aiida_mlipal.science.filters import too_close
 
-__all__ = ('Langevin', 'Replica', 'Trajectory', 'propagate')
+__all__ = ('Langevin', 'propagate')
 
 #: Forces so many times the allowed maximum end a replica at once, not only at the next saved frame: its coordinates
 #: would soon be meaningless, and one system's overflow must not reach its neighbours.
 _HARD_FORCE: Final = 20.0
-#: The first frame out of bounds is still worth a label unless atoms are closer than this part of the allowed distance.
-_LOOSER: Final = 0.8
-_NOT_FINITE: Final = 'a position or a force is not finite'
-#: From 21 degrees of freedom (eight atoms) on, no thermal fluctuation reaches the bound on the temperature.
-_QUIET_DOF: Final = 21
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Replica:
-    """One system to move: ``(N,)`` atomic numbers, ``(N, 3)`` positions and cell in Å, temperature in K."""
-
-    index: int
-    numbers: NDArray[np.int64]
-    positions: NDArray[np.float64]
-    cell: NDArray[np.float64]
-    pbc: NDArray[np.bool_]
-    temperature: float
-
-    @property
-    def masses(self) -> NDArray[np.float64]:
-        """Masses in u, shape ``(N,)``."""
-        masses: NDArray[np.float64] = atomic_masses[self.numbers]
-        return masses
-
-    def normal_velocities(self, key: Sequence[int], n_steps: int) -> NDArray[np.float64]:
-        """Return thermal velocities without total momentum, shape ``(n_steps, N, 3)``, in ASE's units."""
-        masses = self.masses[:, None]
-        normal = np.random.default_rng([*key]).standard_normal((n_steps, len(masses), 3))
-        velocities = normal * np.sqrt(units.kB * self.temperature / masses)
-        result: NDArray[np.float64] = velocities - (masses * velocities).sum(axis=1, keepdims=True) / masses.sum()
-        return result
-
-
-@dataclass(eq=False, kw_only=True)
-class Trajectory:
-    """The saved frames of one replica, all within bounds, and how it ended."""
-
-    replica: Replica
-    steps: list[int] = field(default_factory=list)
-    positions: list[NDArray[np.float64]] = field(default_factory=list)  #: unwrapped, in Å
-    n_steps: int = 0  #: steps done
-    reason: str = ''  #: why it stopped before its time, if it did
-    unsafe: NDArray[np.float64] | None = None  #: the first frame out of bounds, if it can still be labelled
+def normal_velocities(replica: Replica, key: Sequence[int], n_steps: int) -> NDArray[np.float64]:
+    """Return thermal velocities without total momentum, shape ``(n_steps, N, 3)``, in ASE's units."""
+    masses = replica.masses[:, None]
+    normal = np.random.default_rng([*key]).standard_normal((n_steps, len(masses), 3))
+    velocities = normal * np.sqrt(units.kB * replica.temperature / masses)
+    result: NDArray[np.float64] = velocities - (masses * velocities).sum(axis=1, keepdims=True) / masses.sum()
+    return result
 
 
 class Langevin:
@@ -96,7 +62,7 @@ class Langevin:
         self._damping = float(np.exp(-friction * time_step))
         self.positions = self._tensor(np.concatenate([replica.positions for replica in replicas]))
         self.velocities = self._tensor(
-            np.concatenate([replica.normal_velocities([*key, replica.index, 0], 1)[0] for replica in replicas])
+            np.concatenate([normal_velocities(replica, [*key, replica.index, 0], 1)[0] for replica in replicas])
         )
         self._layout()
         self.energies, self.forces = self._force_call(self.positions)
@@ -118,7 +84,7 @@ class Langevin:
     def noise(self, block: int, n_steps: int) -> Any:
         """Return the velocities that the bath adds in ``n_steps`` steps, shape ``(n_steps, n_atoms, 3)``."""
         kicks = [
-            replica.normal_velocities([*self._key, replica.index, block + 1], n_steps) for replica in self.replicas
+            normal_velocities(replica, [*self._key, replica.index, block + 1], n_steps) for replica in self.replicas
         ]
         return self._tensor(np.sqrt(1 - self._damping**2) * np.concatenate(kicks, axis=1))
 
@@ -164,48 +130,11 @@ class Langevin:
         return mask
 
 
-def _close(replica: Replica, positions: NDArray[np.float64], factor: float) -> str:
-    """Return which atoms are too close, or an empty string; mostly by a fast search that only says that none are."""
-    from matscipy.neighbours import neighbour_list
-
-    cutoff = 2 * factor * float(covalent_radii[replica.numbers].max())
-    cell = replica.cell if np.abs(np.linalg.det(replica.cell)) > 0 else None
-    if cell is None and replica.pbc.any():
-        return too_close(replica.numbers, positions, replica.cell, replica.pbc, factor)
-    pairs = neighbour_list('i', positions=positions, cell=cell, pbc=replica.pbc, cutoff=cutoff)
-    return too_close(replica.numbers, positions, replica.cell, replica.pbc, factor) if len(pairs) else ''
-
-
-def _out_of_bounds(
-    replica: Replica,
-    positions: NDArray[np.float64],
-    max_force: float,
-    temperature: float,
-    settings: ExplorationSettings,
-) -> str:
-    """Return why a frame is out of bounds, or an empty string."""
-    if not (np.isfinite(positions).all() and np.isfinite(max_force)):
-        return _NOT_FINITE
-    if max_force > settings.max_force:
-        return f'a force of {max_force:.1f} eV/Å is above `max_force` ({settings.max_force:g} eV/Å)'
-    # The relative fluctuation of the temperature is sqrt(2 / degrees of freedom).
-    dof = max(3 * len(positions) - 3, 1)
-    limit = settings.max_temperature_factor * replica.temperature * max(1.0, np.sqrt(_QUIET_DOF / dof))
-    if temperature > limit:
-        return f'the temperature of {temperature:.0f} K is above {limit:.0f} K, set by `max_temperature_factor`'
-    close = _close(replica, positions, settings.min_distance_factor)
-    return f'{close} (`min_distance_factor`)' if close else ''
-
-
-def _stop(
-    trajectory: Trajectory, step: int, reason: str, positions: NDArray[np.float64], settings: ExplorationSettings
-) -> None:
-    """End a trajectory at ``step``; keep its last frame if that can still be labelled."""
-    trajectory.n_steps, trajectory.reason = step, reason
-    if np.isfinite(positions).all() and not _close(
-        trajectory.replica, positions, _LOOSER * settings.min_distance_factor
-    ):
-        trajectory.unsafe = positions
+def _stop(trajectory: Trajectory, frame: Frame, reason: str, settings: ExplorationSettings) -> None:
+    """End a trajectory at ``frame``, which is kept if it can still be labelled."""
+    trajectory.n_steps, trajectory.reason = frame.step, reason
+    if can_be_labelled(trajectory.replica, frame, settings):
+        trajectory.unsafe = frame
 
 
 def _stop_hard(batch: Langevin, trajectories: dict[int, Trajectory], step: int, limit: float) -> Any:
@@ -218,7 +147,7 @@ def _stop_hard(batch: Langevin, trajectories: dict[int, Trajectory], step: int, 
         trajectory = trajectories[batch.replicas[system].index]
         trajectory.n_steps = step
         trajectory.reason = (
-            _NOT_FINITE
+            NOT_FINITE
             if not np.isfinite(float(forces[system]))
             else f'a force of {float(forces[system]):.0f} eV/Å is far above `max_force`'
         )
@@ -227,48 +156,50 @@ def _stop_hard(batch: Langevin, trajectories: dict[int, Trajectory], step: int, 
 
 def _check(batch: Langevin, trajectories: dict[int, Trajectory], step: int, settings: ExplorationSettings) -> None:
     """Save the frames of the replicas that are within bounds; end the others, which leave the batch."""
-    frames = np.split(batch.positions.cpu().numpy().copy(), batch.ends[:-1])
+    positions = np.split(batch.positions.cpu().numpy().copy(), batch.ends[:-1])
     max_forces, temperatures = batch.max_forces().tolist(), batch.temperatures().tolist()
     remaining = []
     for system, replica in enumerate(batch.replicas):
         trajectory = trajectories[replica.index]
-        reason = _out_of_bounds(replica, frames[system], max_forces[system], temperatures[system], settings)
+        frame = Frame(step=step, positions=positions[system], cell=replica.cell)
+        reason = out_of_bounds(replica, frame, max_forces[system], temperatures[system], settings)
         if reason:
-            _stop(trajectory, step, reason, frames[system], settings)
+            _stop(trajectory, frame, reason, settings)
             continue
-        trajectory.steps.append(step)
-        trajectory.positions.append(frames[system])
+        trajectory.frames.append(frame)
         trajectory.n_steps = step
         remaining.append(system)
     if len(remaining) < len(batch.replicas):
         batch.keep(remaining)
 
 
-def _move_together(replicas: Sequence[Replica], model: Any, settings: ExplorationSettings) -> dict[int, Trajectory]:
+def _move_together(
+    replicas: Sequence[Replica], model: Any, plan: DynamicsPlan, settings: ExplorationSettings
+) -> dict[int, Trajectory]:
     """Run the replicas of one batch to their ends."""
     trajectories = {replica.index: Trajectory(replica=replica) for replica in replicas}
     limit = _HARD_FORCE * settings.max_force
     finite = [replica for replica in replicas if np.isfinite(replica.positions).all()]
     for replica in replicas:
         if replica not in finite:  # the neighbour search would refuse the whole batch
-            trajectories[replica.index].reason = _NOT_FINITE
+            trajectories[replica.index].reason = NOT_FINITE
     if not finite:
         return trajectories
     batch = Langevin(
         finite,
         model,
-        time_step=settings.time_step,
-        friction=settings.friction,
+        time_step=plan.time_step,
+        friction=plan.friction,
         key=[settings.seed, settings.iteration],
     )
     _stop_hard(batch, trajectories, 0, limit)
-    for block in range(settings.n_steps // settings.stride):
+    for block in range(plan.n_steps // plan.stride):
         if not batch.replicas:
             break
-        noise = batch.noise(block, settings.stride)
-        for k in range(settings.stride):
+        noise = batch.noise(block, plan.stride)
+        for k in range(plan.stride):
             batch.step(noise[k])
-            step = block * settings.stride + k + 1
+            step = block * plan.stride + k + 1
             mask = _stop_hard(batch, trajectories, step, limit)
             if mask is not None:
                 noise = noise[:, mask]
@@ -294,8 +225,10 @@ def _batches(replicas: Sequence[Replica], max_atoms: int) -> Iterator[list[Repli
         yield batch
 
 
-def propagate(replicas: Sequence[Replica], model: Any, settings: ExplorationSettings) -> list[Trajectory]:
-    """Run all replicas for ``settings.n_steps`` steps with the forces of ``model`` (whole strides only).
+def propagate(
+    replicas: Sequence[Replica], model: Any, plan: DynamicsPlan, settings: ExplorationSettings
+) -> list[Trajectory]:
+    """Run all replicas for ``plan.n_steps`` steps with the forces of ``model`` (whole strides only).
 
     Every ``stride`` steps a replica's frame is saved if it is within bounds; if not, the replica ends there, with its
     reason. The start itself is not saved.
@@ -307,5 +240,5 @@ def propagate(replicas: Sequence[Replica], model: Any, settings: ExplorationSett
             raise ValueError(f'replica {replica.index} has a single atom, which cannot move: start from a supercell.')
     done: dict[int, Trajectory] = {}
     for batch in _batches(replicas, settings.atoms_per_batch):
-        done |= _move_together(batch, model, settings)
+        done |= _move_together(batch, model, plan, settings)
     return [done[replica.index] for replica in replicas]

@@ -1,11 +1,11 @@
-"""Explore configuration space with the current model: dynamics with one member, the committee on the saved frames."""
+"""Explore configuration space with the current model: plans search, the committee looks at the saved frames."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from ase import Atoms
@@ -13,36 +13,33 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
 from aiida_mlipal.runners.cueq import accelerate_models
-from aiida_mlipal.runners.dynamics import Replica, Trajectory, propagate
+from aiida_mlipal.runners.plans import dynamics
+from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
+from aiida_mlipal.science.exploration_plans import Plan
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.settings import from_dict
 
-__all__ = ('STREAM', 'collect', 'draw_stream', 'explore', 'farthest_points', 'make_replicas', 'run', 'side_of')
+__all__ = ('STREAM', 'collect', 'draw_stream', 'explore', 'farthest_points', 'run', 'run_plans', 'side_of')
 
 #: Roles of the random stream; the trajectories alternate between them.
 STREAM = ('calibration', 'test')
 
+#: The program of each kind of plan.
+PROGRAMS: Final[dict[str, Callable[..., list[Trajectory]]]] = {'dynamics': dynamics.run}
 
-def make_replicas(starts: Configurations, settings: ExplorationSettings) -> list[Replica]:
-    """Return the replicas: the temperature varies slowest, replica ``i`` begins at start ``i % n_starts``."""
-    offsets = starts.offsets
-    replicas = []
-    for index in range(settings.n_replicas):
-        start = index % len(starts)
-        atoms = slice(offsets[start], offsets[start + 1])
-        replicas.append(
-            Replica(
-                index=index,
-                numbers=starts.numbers[atoms],
-                positions=starts.positions[atoms],
-                cell=starts.cell[start],
-                pbc=starts.pbc[start],
-                temperature=float(settings.temperatures[index // settings.n_replicas_per_temperature]),
-            )
-        )
-    return replicas
+
+def run_plans(
+    starts: Configurations, models: Sequence[Any], settings: ExplorationSettings
+) -> list[tuple[Plan, list[Trajectory]]]:
+    """Return what each plan visited; their replicas are numbered one after the other."""
+    visited: list[tuple[Plan, list[Trajectory]]] = []
+    first = 0
+    for plan in settings.read_plans():
+        visited.append((plan, PROGRAMS[plan.KIND](plan, starts, models, settings, first)))
+        first += plan.n_replicas
+    return visited
 
 
 def side_of(index: int, n_starts: int, iteration: int) -> str:
@@ -59,41 +56,46 @@ def _name(replica: Replica, settings: ExplorationSettings) -> str:
 
 
 def collect(
-    trajectories: Sequence[Trajectory], starts: Configurations, settings: ExplorationSettings
+    visited: Sequence[tuple[Plan, Sequence[Trajectory]]], starts: Configurations, settings: ExplorationSettings
 ) -> Configurations:
-    """Return all visited frames as candidates, by trajectory and step.
+    """Return all visited frames as candidates, by trajectory and step. Here each frame receives its ``frame_id``.
 
-    ``origin`` is ``nvt``; where a replica left its bounds, ``last_safe`` for the frame before and ``first_unsafe`` for
-    the one after. Here each frame receives its ``frame_id``.
+    ``origin`` is the kind of the plan, or what is special about the frame: ``last_safe`` and ``first_unsafe`` for those
+    before and after a replica left its bounds, or the mark that the plan has put on it.
     """
     rows: list[dict[str, Any]] = []
-    for trajectory in trajectories:
-        replica = trajectory.replica
-        start = replica.index % len(starts)
-        moments = starts.initial_moments[starts.offsets[start] : starts.offsets[start + 1]]
-        frames = list(zip(trajectory.steps, trajectory.positions, strict=True))
-        origins = ['nvt'] * len(frames)
-        if trajectory.reason and frames:
-            origins[-1] = 'last_safe'
-        if trajectory.unsafe is not None:
-            frames.append((trajectory.n_steps, trajectory.unsafe))
-            origins.append('first_unsafe')
-        rows += [
-            {
-                'atoms': Atoms(
-                    numbers=replica.numbers, positions=positions, cell=replica.cell, pbc=replica.pbc, magmoms=moments
-                ),
-                'reference_cell': starts.reference_cell[start],
-                'charge': starts.charge[start],
-                'multiplicity': starts.multiplicity[start],
-                'origin': origin,
-                'trajectory': _name(replica, settings),
-                'parent': starts.frame_id[start],
-                'step': step,
-                'temperature': replica.temperature,
-            }
-            for (step, positions), origin in zip(frames, origins, strict=True)
-        ]
+    for plan, trajectories in visited:
+        for trajectory in trajectories:
+            replica = trajectory.replica
+            start = replica.start
+            moments = starts.initial_moments[starts.offsets[start] : starts.offsets[start + 1]]
+            frames = [(frame, frame.mark or plan.KIND) for frame in trajectory.frames]
+            if trajectory.reason and frames:
+                frames[-1] = (frames[-1][0], 'last_safe')
+            if trajectory.unsafe is not None:
+                frames.append((trajectory.unsafe, 'first_unsafe'))
+            rows += [
+                {
+                    'atoms': Atoms(
+                        numbers=replica.numbers,
+                        positions=frame.positions,
+                        cell=frame.cell,
+                        pbc=replica.pbc,
+                        magmoms=moments if len(moments) == len(replica.numbers) else None,
+                    ),
+                    'reference_cell': starts.reference_cell[start],
+                    'charge': starts.charge[start],
+                    'multiplicity': starts.multiplicity[start],
+                    'origin': origin,
+                    'plan': plan.label,
+                    'trajectory': _name(replica, settings),
+                    'parent': starts.frame_id[start],
+                    'step': frame.step,
+                    'temperature': replica.temperature,
+                    'pressure': replica.pressure,
+                }
+                for frame, origin in frames
+            ]
     if not rows:
         return Configurations.empty()
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
@@ -101,7 +103,7 @@ def collect(
 
 
 def draw_stream(frames: Configurations, n_starts: int, settings: ExplorationSettings) -> NDArray[np.str_]:
-    """Return a role per visited frame: the random stream's, or ``candidate``.
+    """Return a role per visited frame: the random stream's, or ``candidate``. Only unbiased plans give to the stream.
 
     A seeded draw without replacement, uniform over the visited frames of each side, and half of ``n_stream`` from each
     as far as they go (the odd one alternates with the iteration). If all of a side came from one trajectory and
@@ -110,7 +112,9 @@ def draw_stream(frames: Configurations, n_starts: int, settings: ExplorationSett
     roles = np.full(len(frames), 'candidate', dtype='<U11')
     index = np.array([int(name.split('-r')[1]) for name in frames.trajectory.tolist()], dtype=np.int64)
     sides = np.array([side_of(i, n_starts, settings.iteration) for i in index.tolist()], dtype='<U11')
+    unbiased = [plan.label for plan in settings.read_plans() if plan.is_unbiased]
     order = np.random.default_rng([settings.seed, settings.iteration]).permutation(len(frames))
+    order = order[np.isin(frames.plan[order], unbiased)]
     rows = {side: order[sides[order] == side] for side in STREAM}
     first, second = (STREAM, STREAM[::-1])[settings.iteration % 2]
     share = {first: (settings.n_stream + 1) // 2, second: settings.n_stream // 2}
@@ -164,12 +168,13 @@ def explore(
         raise ValueError('there are no starts: give at least one frame.')
     check_elements(starts, models[0], 'the starts')
     begin = time.perf_counter()
-    trajectories = propagate(make_replicas(starts, settings), models[0], settings)
+    visited = run_plans(starts, models, settings)
     propagated = time.perf_counter()
-    frames = collect(trajectories, starts, settings)
+    frames = collect(visited, starts, settings)
     frames = frames.with_columns(role=draw_stream(frames, len(starts), settings))
     evaluation = evaluate(frames, models, batch_atoms=settings.atoms_per_batch)
     evaluated = time.perf_counter()
+    trajectories = [trajectory for _, some in visited for trajectory in some]
     uncertainties = evaluation.max_forces_std
     rows = _thin(frames, evaluation, settings.max_candidates)
     n_steps = sum(trajectory.n_steps for trajectory in trajectories)
@@ -183,12 +188,13 @@ def explore(
         'stopped': [
             {
                 'trajectory': _name(trajectory.replica, settings),
+                'plan': plan.label,
                 'step': trajectory.n_steps,
-                'time_fs': trajectory.n_steps * settings.time_step,
                 'temperature': trajectory.replica.temperature,
                 'reason': trajectory.reason,
             }
-            for trajectory in trajectories
+            for plan, some in visited
+            for trajectory in some
             if trajectory.reason
         ],
         'visited_max_forces_std': uncertainties.tolist(),

@@ -69,8 +69,9 @@ class Configurations(Columns):
     ``initial_moments`` (µB per atom) say which collinear magnetic state is meant; ``magnetization`` (µB per cell) is
     what a label came out with, ``scf_force_error`` (eV/Å) how far its forces may be off because the SCF is not exact.
     ``status`` is one of :data:`STATUSES`, with a ``reason`` for each rejected label; ``role`` one of :data:`ROLES`.
-    ``origin`` names the generator or exploration plan, ``trajectory`` groups correlated frames, ``parent`` is the
-    ``frame_id`` of the frame this one was made from.
+    ``origin`` names the generator, the kind of exploration plan or what is special about a visited frame, ``plan`` the
+    plan by its name, ``trajectory`` groups correlated frames, ``parent`` is the ``frame_id`` of the frame this one was
+    made from; ``temperature`` and ``pressure`` (eV/Å³) are those that a simulation was set to.
     """
 
     numbers: NDArray[np.int64] = field(metadata=per_atom('<i8'))
@@ -94,6 +95,8 @@ class Configurations(Columns):
     parent: NDArray[np.str_] = field(metadata=per_frame('str', default=''))
     step: NDArray[np.int64] = field(metadata=per_frame('<i8', default=-1))
     temperature: NDArray[np.float64] = field(metadata=per_frame('<f8', default=np.nan))
+    plan: NDArray[np.str_] = field(metadata=per_frame('str', default=''))
+    pressure: NDArray[np.float64] = field(metadata=per_frame('<f8', default=np.nan))
 
     def __post_init__(self) -> None:
         super().__post_init__()

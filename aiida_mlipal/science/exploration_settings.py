@@ -1,32 +1,31 @@
-"""What an exploration needs to know; plain Python, because the runner reads it on the compute node too."""
+"""Settings of an exploration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
+from aiida_mlipal.science.exploration_plans import PLANS, DynamicsPlan, DynamicsSettings, Plan
 from aiida_mlipal.science.inference_settings import check_device
-from aiida_mlipal.science.settings import check_flag, check_integer, check_number
+from aiida_mlipal.science.settings import check_flag, check_integer, check_number, from_dict, unknown_name
 
 __all__ = ('ExplorationSettings',)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplorationSettings:
-    """Settings of ``mlipal.mace.explore``: canonical Langevin dynamics of many replicas.
+class ExplorationSettings(DynamicsSettings):
+    """Settings of ``mlipal.mace.explore``.
 
-    There are ``len(temperatures) * n_replicas_per_temperature`` replicas, numbered with the temperature slowest;
-    replica ``i`` begins at frame ``i % n_starts`` of the starts.
+    Each item of ``plans`` has a ``kind`` (see :data:`aiida_mlipal.science.exploration_plans.PLANS`) and the keys of
+    that plan; the keys of molecular dynamics given beside ``plans`` are their defaults. Without ``plans`` these keys
+    are the one plan. Replicas are numbered through all plans; number ``i`` begins at frame ``i % n_starts`` of the
+    starts.
     """
 
     seed: int  #: of velocities, noise, random stream
     iteration: int = 0  #: goes into the names of trajectories and into the noise
-    temperatures: Sequence[float] = (300.0, 600.0, 900.0)  #: K
-    n_replicas_per_temperature: int = 4
-    n_steps: int = 500
-    time_step: float = 1.0  #: fs
-    friction: float = 0.01  #: 1/fs; 0 conserves the energy
-    stride: int = 10  #: steps between saved frames
+    plans: Sequence[Mapping[str, Any]] = ()
     n_stream: int = 6  #: frames of the random stream, half of them for calibration and half for the test
     max_candidates: int = 500  #: more are thinned out by farthest-point sampling
     max_force: float = 50.0  #: eV/Å; a replica beyond it stops
@@ -42,30 +41,49 @@ class ExplorationSettings:
     enable_cueq: bool = False
 
     def __post_init__(self) -> None:
-        for name in ('n_replicas_per_temperature', 'n_steps', 'stride', 'max_candidates', 'threads'):
+        super().__post_init__()
+        for name in ('max_candidates', 'threads'):
             check_integer(name, getattr(self, name))
         for name in ('seed', 'iteration', 'n_stream', 'batch_atoms'):
             check_integer(name, getattr(self, name), at_least=0)
-        for name in ('time_step', 'max_force', 'min_distance_factor'):
+        for name in ('max_force', 'min_distance_factor'):
             check_number(name, getattr(self, name), above=0)
-        check_number('friction', self.friction, within=(0, 1e6))
         check_number('max_temperature_factor', self.max_temperature_factor, above=1)
-        if not isinstance(self.temperatures, (list, tuple)) or not self.temperatures:
-            raise ValueError(f'`temperatures` must be a list of at least one number in K, got {self.temperatures!r}.')
-        for value in self.temperatures:
-            check_number('temperatures', value, above=0)
-        if self.n_steps < self.stride:
-            raise ValueError(
-                f'`n_steps` ({self.n_steps}) is less than `stride` ({self.stride}), so no frame would be kept: '
-                'lower `stride`.'
-            )
         check_device(self.device, self.dtype)
         check_flag('enable_cueq', self.enable_cueq)
+        self.read_plans()
+
+    def read_plans(self) -> list[Plan]:
+        """Return the plans, checked.
+
+        :raises ValueError: naming the plan by its place in the list.
+        """
+        if not isinstance(self.plans, (list, tuple)):
+            raise ValueError(f'`plans` must be a list of mappings with a `kind` each, got {self.plans!r}.')
+        given = self.plans or ({'kind': DynamicsPlan.KIND},)
+        plans = [self._read_plan(number, item) for number, item in enumerate(given)]
+        labels = [plan.label for plan in plans]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f'two of `plans` are called `{label}`: give each a `name` of its own.')
+        return plans
+
+    def _read_plan(self, number: int, item: Mapping[str, Any]) -> Plan:
+        kind = item.get('kind') if isinstance(item, Mapping) else item
+        if kind not in PLANS:
+            raise ValueError(f'`plans`, item {number}: {unknown_name("kind of plan", kind, PLANS)}')
+        plan = PLANS[kind]
+        shared = {field.name for field in fields(plan)} & {field.name for field in fields(DynamicsSettings)}
+        defaults = {name: getattr(self, name) for name in shared}
+        try:
+            return from_dict(plan, {**defaults, **{key: value for key, value in item.items() if key != 'kind'}})
+        except ValueError as exception:
+            raise ValueError(f'`plans`, item {number} ({kind}): {exception}') from exception
 
     @property
     def n_replicas(self) -> int:
-        """Number of replicas."""
-        return len(self.temperatures) * self.n_replicas_per_temperature
+        """Number of replicas of all plans."""
+        return sum(plan.n_replicas for plan in self.read_plans())
 
     @property
     def atoms_per_batch(self) -> int:

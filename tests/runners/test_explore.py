@@ -6,7 +6,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from aiida_mlipal.runners.committee import evaluate
-from aiida_mlipal.runners.explore import draw_stream, explore, farthest_points, make_replicas, run, side_of
+from aiida_mlipal.runners.explore import draw_stream, explore, farthest_points, run, side_of
+from aiida_mlipal.runners.trajectory import replicas_at
 from aiida_mlipal.science.configurations import Configurations, frame_id_of
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from tests.committee import copper
@@ -134,7 +135,8 @@ def test_farthest_points_are_the_brute_force_ones():
 
 
 def test_replicas_cover_starts_and_temperatures(starts):
-    replicas = make_replicas(starts, settings())
+    (plan,) = settings().read_plans()
+    replicas = replicas_at(starts, 0, plan.replica_temperatures)
     assert [replica.temperature for replica in replicas] == [300.0, 300.0, 900.0, 900.0]
     np.testing.assert_array_equal(replicas[3].positions, starts.atoms(1).positions)
 

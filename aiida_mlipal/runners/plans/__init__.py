@@ -1,0 +1,1 @@
+"""The programs of the plans of an exploration, one module each."""
