@@ -118,7 +118,9 @@ def label_saving(
     The interval is a bootstrap of the logarithm of the ratio. Whole clusters (test trajectories, whose frames resemble
     each other; or repeated runs) are drawn with replacement, the same for both curves, which are thereby compared in
     pairs. Deviations are widened by sqrt(G/(G-1)) t/z, with the quantiles of Student's law with G - 1 degrees of
-    freedom and of the normal law: few clusters show too little of their spread (Hesterberg, Am. Stat. 69, 371 (2015)). A draw in which neither curve reaches the target counts at both ends.
+    freedom and of the normal law: few clusters show too little of their spread (Hesterberg, Am. Stat. 69, 371 (2015)).
+    A draw in which neither curve reaches the target counts at both ends. The luck of a training, which is the same in
+    all draws of test trajectories, is not in the interval.
 
     :param weights: (F,) of the columns of both curves, for example numbers of atoms.
     :param clusters: (F,) names.
