@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from aiida_mlipal.science.settings import check_integer, check_number
 
-__all__ = ('PLANS', 'DynamicsPlan', 'DynamicsSettings', 'Plan')
+__all__ = ('DynamicsPlan', 'DynamicsSettings', 'Plan')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,3 @@ class DynamicsPlan(DynamicsSettings, Plan):
     def n_replicas(self) -> int:
         """Number of replicas."""
         return len(self.replica_temperatures)
-
-
-#: Plans by kind.
-PLANS: Final[dict[str, type[Plan]]] = {plan.KIND: plan for plan in (DynamicsPlan,)}

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from aiida_mlipal.science.exploration_plans import PLANS, DynamicsPlan, DynamicsSettings, Plan
+from aiida_mlipal.science.exploration_plans import DynamicsPlan, DynamicsSettings, Plan
 from aiida_mlipal.science.inference_settings import check_device
+from aiida_mlipal.science.plan_kinds import PLANS
 from aiida_mlipal.science.settings import check_flag, check_integer, check_number, from_dict, unknown_name
 
 __all__ = ('ExplorationSettings',)
@@ -17,7 +18,7 @@ __all__ = ('ExplorationSettings',)
 class ExplorationSettings(DynamicsSettings):
     """Settings of ``mlipal.mace.explore``.
 
-    Each item of ``plans`` has a ``kind`` (see :data:`aiida_mlipal.science.exploration_plans.PLANS`) and the keys of
+    Each item of ``plans`` has a ``kind`` (see :data:`aiida_mlipal.science.plan_kinds.PLANS`) and the keys of
     that plan; the keys of molecular dynamics given beside ``plans`` are their defaults. Without ``plans`` these keys
     are the one plan. Replicas are numbered through all plans; number ``i`` begins at frame ``i % n_starts`` of the
     starts.
