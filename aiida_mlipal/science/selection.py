@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from aiida_mlipal.science.calibration import Thresholds
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.decision import Decision
+from aiida_mlipal.science.descriptors import standardise
 from aiida_mlipal.science.duplicates import distinct, duplicate_scale, nearest_distance
 from aiida_mlipal.science.evaluation import Evaluation
 from aiida_mlipal.science.filters import physical
-from aiida_mlipal.science.pickers import QUANTUM, Picks, farthest_point, max_det, standardise
 from aiida_mlipal.science.settings import check_integer, check_number, unknown_name
+from aiida_mlipal.science.strategies.greedy import QUANTUM
+from aiida_mlipal.science.strategies.pick import NEED_UNCERTAINTY, STRATEGIES, Candidates, pick
 
-__all__ = ('METHODS', 'SelectionSettings', 'decide')
+__all__ = ('SelectionSettings', 'decide')
 
-METHODS: Final = ('max_det', 'farthest_point', 'top_uncertainty', 'random')
 #: Frames of a stopped replica: what the upper bound rejects must not starve, see :func:`decide`.
 _STOPPED: Final = ('last_safe', 'first_unsafe')
 
@@ -39,8 +40,8 @@ class SelectionSettings:
     upper_factor: float = 10.0  #: and ends at this multiple of its beginning
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(unknown_name('selection method', self.method, METHODS))
+        if self.method not in STRATEGIES:
+            raise ValueError(unknown_name('selection method', self.method, STRATEGIES))
         check_integer('n_labels', self.n_labels)
         check_number('random_share', self.random_share, within=(0, 0.9))
         check_number('duplicate_distance', self.duplicate_distance, within=(0, 1))
@@ -61,7 +62,7 @@ class SelectionSettings:
     @property
     def needs_committee(self) -> bool:
         """Whether the method ranks by the spread of a committee."""
-        return self.method == 'top_uncertainty'
+        return self.method in NEED_UNCERTAINTY
 
 
 class _Sheet:
@@ -183,29 +184,6 @@ def _close_duplicates(
             sheet.close(row, 'duplicate', f'Candidate {pool.frame_id[first]} has the same descriptors.')
 
 
-def _pick(
-    method: str,
-    table: NDArray[np.float64],
-    reference: NDArray[np.float64],
-    calibrated: NDArray[np.float64],
-    frame_ids: NDArray[np.str_],
-    k: int,
-    rng: np.random.Generator,
-) -> tuple[Picks, str]:
-    """Return the picks among the candidates and the sentence that explains the gain."""
-    if method == 'max_det':
-        return max_det(table, reference, k, frame_ids), 'Of the candidates left it added most to the determinant'
-    if method == 'farthest_point':
-        return farthest_point(table, reference, k, frame_ids), 'Of the candidates left it was farthest from all known'
-    by_identity = np.argsort(frame_ids, kind='stable')
-    if method == 'random':
-        order = rng.permutation(by_identity)[:k]
-        return Picks(order=order, gain=np.full(len(table), np.nan)), 'It was drawn at random from the candidates'
-    gain = np.round(calibrated / QUANTUM) * QUANTUM
-    order = by_identity[np.argsort(-gain[by_identity], kind='stable')][:k]
-    return Picks(order=order, gain=gain), 'Of the candidates left it had the largest expected force error'
-
-
 def decide(
     pool: Configurations,
     evaluation: Evaluation,
@@ -275,14 +253,17 @@ def decide(
         rows = by_identity[sheet.open[by_identity]]
         limit = settings.n_labels if max_labels is None else min(settings.n_labels, max_labels)
         n_picks = min(max(limit - sheet.n_taken, 0), len(rows))
-        rng = np.random.default_rng([seed, iteration])
-        picks, text = _pick(
-            settings.method, table[rows], reference, calibrated[rows], pool.frame_id[rows], n_picks, rng
+        candidates = Candidates(
+            frame_ids=pool.frame_id[rows],
+            table=table[rows],
+            reference=reference,
+            uncertainty=calibrated[rows] if uncertain else None,
         )
+        picks = pick(settings.method, candidates, n_picks, [seed, iteration])
         gain[rows] = picks.gain
         for row in rows[picks.order].tolist():
             score = '' if np.isnan(gain[row]) else f' ({gain[row]:.4g})'
-            sheet.take(row, 'selected', f'{text}{score}.')
+            sheet.take(row, 'selected', f'{picks.sentence}{score}.')
         for row in np.flatnonzero(sheet.open).tolist():
             sheet.close(row, 'candidate', f'It is worth a label, but `{settings.method}` preferred {n_picks} others.')
     return Decision(

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aiida_mlipal.science.descriptors import standardise
 from aiida_mlipal.science.duplicates import duplicate_scale, nearest_distance
-from aiida_mlipal.science.pickers import standardise
 
 __all__ = ('STREAM', 'repeats_of_stream')
 
