@@ -123,7 +123,7 @@ def test_every_pick_is_the_best_of_a_loop(loop, seed, n, n_reference, k):
 @quick
 @given(seed=seeds, n=st.integers(2, 9), n_reference=st.integers(0, 3), k=st.integers(1, 4))
 def test_greedy_determinants_against_all_sets(seed, n, n_reference, k):
-    """Exact D-optimal sets by brute force: greedy reaches 1 - 1/e of the best gain or more, and one pick is the best."""
+    """Exact D-optimal sets by brute force: greedy reaches at least 1 - 1/e of the best gain, and is exact for k = 1."""
     given = candidates(seed, n, n_reference)
     base = log_det(given.reference)
 
