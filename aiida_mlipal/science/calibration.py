@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from aiida_mlipal.science.configurations import Configurations
@@ -25,16 +26,14 @@ _MIN_MEMBERS_FOR_CORRECTION: Final = 4
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The trust window on the calibrated uncertainty ``alpha * max_forces_std`` of a frame, eV/Å."""
+    """The trust window on the expected force error of a frame (:meth:`Calibration.expected_errors`), eV/Å."""
 
     lower: float
     upper: float
-    alpha: float = 1.0
 
     def __post_init__(self) -> None:
         check_number('lower', self.lower, above=0)
         check_number('upper', self.upper, above=self.lower)
-        check_number('alpha', self.alpha, above=0)
 
     def to_dict(self) -> dict[str, float]:
         """Return the thresholds as a plain dictionary."""
@@ -63,8 +62,12 @@ class Calibration:
 
     @property
     def thresholds(self) -> Thresholds:
-        """The trust window, with the scale it applies to."""
-        return Thresholds(lower=self.lower, upper=self.upper, alpha=self.alpha)
+        """The trust window."""
+        return Thresholds(lower=self.lower, upper=self.upper)
+
+    def expected_errors(self, uncertainty: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the force errors to expect of frames with an ``uncertainty``, eV/Å, shape ``(F,)``; monotone."""
+        return self.alpha * uncertainty
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain JSON-safe values."""

@@ -42,8 +42,8 @@ class Decision:
     """One selection. Columns have one row per frame of the pool, in the order of the pool, shape ``(F,)``."""
 
     frame_id: NDArray[np.str_]
-    uncertainty: NDArray[np.float64]  #: largest of an atom, eV/Å; NaN for a model that has none
-    calibrated: NDArray[np.float64]  #: the same times alpha: the expected force error, eV/Å
+    uncertainty: NDArray[np.float64]  #: as measured, see `uncertainty` of SelectionSettings; NaN without one
+    calibrated: NDArray[np.float64]  #: the expected force error, eV/Å; as measured without a calibration
     distance: NDArray[np.float64]  #: to the nearest training frame, scaled descriptors; inf without training frames
     gain: NDArray[np.float64]  #: score of the method when picked, or at the end; NaN where it was not scored
     klass: NDArray[np.str_]  #: one of :data:`CLASSES`
@@ -52,7 +52,7 @@ class Decision:
     method: str
     seed: int
     iteration: int
-    thresholds: dict[str, float] = field(default_factory=dict)  #: lower, upper, alpha; empty without a window
+    thresholds: dict[str, float] = field(default_factory=dict)  #: lower, upper; empty without a window
 
     def __post_init__(self) -> None:
         n_rows = len(self.frame_id)

@@ -19,6 +19,7 @@ from aiida_mlipal.science.filters import physical
 from aiida_mlipal.science.settings import check_integer, check_number, unknown_name
 from aiida_mlipal.science.strategies.greedy import QUANTUM
 from aiida_mlipal.science.strategies.pick import NEED_UNCERTAINTY, STRATEGIES, Candidates, pick
+from aiida_mlipal.science.uncertainty import parts_of
 
 __all__ = ('SelectionSettings', 'decide')
 
@@ -38,6 +39,9 @@ class SelectionSettings:
     min_distance_factor: float = 0.5  #: of the sum of covalent radii, below which a frame is unphysical
     lower_factor: float = 1.5  #: the trust window begins at this multiple of the force RMSE
     upper_factor: float = 10.0  #: and ends at this multiple of its beginning
+    #: What uncertainty is measured by, or several joined by `+`, see :mod:`aiida_mlipal.science.uncertainty`.
+    uncertainty: str = 'forces_max'
+    calibration_decay: float = 0.9  #: weight of a calibration frame against one that is an iteration younger
 
     def __post_init__(self) -> None:
         if self.method not in STRATEGIES:
@@ -48,6 +52,8 @@ class SelectionSettings:
         check_number('min_distance_factor', self.min_distance_factor, within=(0, 1))
         check_number('lower_factor', self.lower_factor, above=0)
         check_number('upper_factor', self.upper_factor, above=1)
+        parts_of(self.uncertainty)
+        check_number('calibration_decay', self.calibration_decay, within=(0.01, 1))
         if self.n_labels <= self.n_stream:
             raise ValueError(
                 f'`n_labels` is {self.n_labels} and {self.n_stream} of them go to the random stream, so that nothing '
@@ -193,6 +199,8 @@ def decide(
     seed: int,
     iteration: int,
     thresholds: Thresholds | None,
+    uncertainty: NDArray[np.float64] | None = None,
+    calibrated: NDArray[np.float64] | None = None,
     max_labels: int | None = None,
     known_frame_ids: Collection[str] = (),
     agreed: Mapping[str, str] | None = None,
@@ -212,23 +220,29 @@ def decide(
     :param evaluation: of the pool, by the committee that explored it; further rows are ignored.
     :param reference_descriptors: (N, D) of the training set, by the same model, without isolated atoms.
     :param thresholds: the trust window; None (iteration 0, or a single model) leaves the window out.
+    :param uncertainty: (F,) of the frames of the pool, by the measure ``settings.uncertainty``; the largest spread of
+        forces of each, if not given.
+    :param calibrated: (F,) the force errors to expect of them, eV/Å, on which the window stands; None without one.
     :param max_labels: the most labels that may be taken in all, the random stream first.
     :param known_frame_ids: frames that have a label, accepted or rejected.
     :param agreed: why frames need no label, by identity, see :func:`aiida_mlipal.science.prescreen.agreements`; the
         random stream is taken all the same.
     :param stream_descriptors: (M, D) of the random streams of earlier iterations, by the same model.
-    :raises ValueError: for a single model with a method or window that need a committee.
+    :raises ValueError: for a single model with a method or window that need a committee, or a window without calibrated
+        values.
     """
+    if thresholds is not None and calibrated is None:
+        raise ValueError('a trust window needs `calibrated`, the force errors to expect of the frames of the pool.')
     if max_labels is not None:
         check_integer('max_labels', max_labels, at_least=0)
     sheet = _Sheet(len(pool))
-    uncertainty, calibrated, distance, gain = (np.full(len(pool), np.nan) for _ in range(4))
+    distance, gain = np.full(len(pool), np.nan), np.full(len(pool), np.nan)
+    evaluation = evaluation.take(evaluation.index_of(pool.frame_id))
+    uncertainty = evaluation.max_forces_std if uncertainty is None else uncertainty
+    calibrated = uncertainty if calibrated is None else calibrated
     if len(pool):
-        evaluation = evaluation.take(evaluation.index_of(pool.frame_id))
-        uncertain = evaluation.member_energy.shape[1] > 1 or bool(np.isfinite(evaluation.forces_std).any())
+        uncertain = evaluation.member_energy.shape[1] > 1 or bool(np.isfinite(uncertainty).any())
         _require_uncertainty(uncertain, settings, thresholds)
-        uncertainty = evaluation.max_forces_std
-        calibrated = uncertainty * (thresholds.alpha if thresholds is not None else 1.0)
         by_identity = np.lexsort((pool.step, pool.trajectory, pool.frame_id))
         finite = np.isfinite(evaluation.descriptors).all(axis=1) & np.isfinite(evaluation.energy)
         if uncertain:

@@ -77,7 +77,7 @@ def make_decision() -> Decision:
         gain=np.array([np.nan, 1.5, 2.5, np.nan]), klass=np.array(['stream', 'selected', 'selected', 'accurate']),
         rank=np.array([0, 2, 1, -1]),
         reason=np.array(['Drawn at random.', 'Second.', 'First.', 'Below the trust window.']),
-        method='max_det', seed=11, iteration=2, thresholds={'lower': 1 / 3, 'upper': 3.0, 'alpha': 3.0},
+        method='max_det', seed=11, iteration=2, thresholds={'lower': 1 / 3, 'upper': 3.0},
     )  # fmt: skip
 
 

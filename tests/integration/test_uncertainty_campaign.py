@@ -51,7 +51,7 @@ def test_calibration_trust_window_and_selection(kind, python_code, tmp_path):
         assert np.isfinite(decision.uncertainty).all()
         assert decision.n_selected > 0
     second = outputs.selections.iteration_01
-    assert second.decision.thresholds['alpha'] == pytest.approx(calibration['alpha'])
+    assert second.decision.thresholds == pytest.approx({name: calibration[name] for name in ('lower', 'upper')})
     assert second.base.attributes.get('uncertain_share') is not None
     write_report(node, tmp_path / 'report.html')
     assert (tmp_path / 'report.html').stat().st_size > 10_000

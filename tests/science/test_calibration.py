@@ -82,7 +82,8 @@ def test_figures():
     assert result.spearman > 0.5
     assert result.lower == pytest.approx(1.5 * result.force_rmse)
     assert result.upper == pytest.approx(15 * result.force_rmse)
-    assert result.thresholds == Thresholds(result.lower, result.upper, result.alpha)
+    assert result.thresholds == Thresholds(result.lower, result.upper)
+    assert result.expected_errors(np.array([0.0, 2.0])).tolist() == [0.0, 2 * result.alpha]
 
 
 def test_uses_labelled_calibration_frames_alone():

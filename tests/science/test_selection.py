@@ -14,7 +14,8 @@ from aiida_mlipal.science.strategies.pick import STRATEGIES
 
 from .builders import evaluation_of, silicon
 
-WINDOW = Thresholds(lower=0.2, upper=2.0, alpha=2.0)
+WINDOW = Thresholds(lower=0.2, upper=2.0)
+SCALE = 2.0  # of the calibration
 OPTIONS = ('max_labels', 'known_frame_ids', 'agreed', 'stream_descriptors')
 
 
@@ -29,14 +30,16 @@ def make(n: int, seed: int = 0, n_features: int = 6, **columns):
 def run(pool, descriptors, spread, *, reference=None, thresholds=WINDOW, n_members=4, seed=5, **kwargs) -> Decision:
     options = {key: kwargs.pop(key) for key in OPTIONS if key in kwargs}
     reference = np.zeros((0, descriptors.shape[1])) if reference is None else reference
+    evaluation = evaluation_of(pool, descriptors, spread=spread, n_members=n_members)
     return decide(
         pool,
-        evaluation_of(pool, descriptors, spread=spread, n_members=n_members),
+        evaluation,
         reference,
         settings=SelectionSettings(**kwargs),
         seed=seed,
         iteration=1,
         thresholds=thresholds,
+        calibrated=None if thresholds is None else SCALE * evaluation.max_forces_std,
         **options,
     )
 
@@ -75,8 +78,8 @@ def test_every_class_in_one_pool():
     assert '0.300 Å apart' in decision.reason[6]
     assert decision.reason[8] == 'A training frame has the same descriptors.'
     assert decision.distance[8] == 0
-    assert (decision.calibrated == 2 * decision.uncertainty).all()
-    assert decision.thresholds == {'lower': 0.2, 'upper': 2.0, 'alpha': 2.0}
+    assert (decision.calibrated == SCALE * decision.uncertainty).all()
+    assert decision.thresholds == {'lower': 0.2, 'upper': 2.0}
 
 
 @pytest.mark.parametrize('method', [name for name in STRATEGIES if name != 'cost_aware'])
@@ -190,6 +193,10 @@ def test_single_model():
         run(pool, descriptors, None, thresholds=None, n_members=1, method='top_uncertainty')
     with pytest.raises(ValueError, match='a trust window ranks frames by the spread of a committee'):
         run(pool, descriptors, None, n_members=1)
+    none = evaluation_of(pool, descriptors, n_members=1)
+    options = {'settings': SelectionSettings(), 'seed': 1, 'iteration': 1, 'thresholds': WINDOW}
+    with pytest.raises(ValueError, match='a trust window needs `calibrated`'):
+        decide(pool, none, descriptors[:0], **options)
 
 
 def test_one_model_with_an_uncertainty_selects_as_a_committee_does():
@@ -237,6 +244,11 @@ def test_large_pool_is_quick():
         ({'random_share': 1.0}, '`random_share` must be a number from 0 to 0.9'),
         ({'duplicate_distance': -1}, '`duplicate_distance`'),
         ({'upper_factor': 1}, '`upper_factor` must be a number greater than 1'),
+        (
+            {'uncertainty': 'force_max'},
+            r'measure of uncertainty `force_max`. Did you mean `forces_max`\? Valid: energy_per_atom, ',
+        ),
+        ({'calibration_decay': 0}, '`calibration_decay` must be a number from 0.01 to 1'),
         ({'n_label': 3}, r'unknown key `n_label`. Did you mean `n_labels`\?'),
     ],
 )

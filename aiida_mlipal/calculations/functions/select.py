@@ -14,6 +14,7 @@ from aiida_mlipal.science.prescreen import PrescreenSettings, agreements
 from aiida_mlipal.science.selection import SelectionSettings, decide
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.stream import STREAM
+from aiida_mlipal.science.uncertainty import measure
 
 __all__ = ('calibrate_uncertainty', 'select_candidates', 'select_frames')
 
@@ -75,14 +76,19 @@ def select_frames(
     if prescreen is not None and prescreen_settings is not None:
         limits = from_dict(PrescreenSettings, prescreen_settings.get_dict())
         agreed = agreements(prescreen.configurations, evaluation.evaluation, limits)
+    reference = predicted.descriptors[predicted.index_of(trained)]
+    ours = evaluation.evaluation.take(evaluation.evaluation.index_of(pool.configurations.frame_id))
+    uncertainty = measure(settings.uncertainty, ours, reference).per_frame
     choice = decide(
         pool.configurations,
         evaluation.evaluation,
-        predicted.descriptors[predicted.index_of(trained)],
+        reference,
         settings=settings,
         seed=seed.value,
         iteration=decision['iteration'] + 1,
         thresholds=fitted.thresholds if fitted else None,
+        uncertainty=uncertainty,
+        calibrated=fitted.expected_errors(uncertainty) if fitted else None,
         max_labels=None if max_labels is None else max(0, max_labels - decision['n_labels']),
         known_frame_ids=set(known.frame_id.tolist()),
         agreed=agreed,
