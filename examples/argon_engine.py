@@ -12,10 +12,10 @@ from aiida.engine import calcfunction
 from aiida.plugins import WorkflowFactory
 from ase import units
 
+from aiida_mlipal.calculations.frames import frame_structure
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.workflows.engines.base import Task
-from aiida_mlipal.workflows.engines.frames import frame_structure
 from aiida_mlipal.workflows.engines.outputs import Label, job_failure_reason, label_frames, retrieved_text
 from aiida_mlipal.workflows.engines.restart import RestartEngine
 

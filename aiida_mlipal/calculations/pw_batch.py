@@ -7,9 +7,13 @@ from typing import Any
 from aiida.common.datastructures import CalcInfo, CodeInfo, CodeRunMode
 from aiida.common.folders import Folder
 from aiida.engine import CalcJob, CalcJobProcessSpec
-from aiida.orm import ArrayData, Dict
+from aiida.orm import ArrayData, Dict, Float, List
 from aiida_pseudo.data.pseudo import UpfData
 from aiida_quantumespresso.calculations.pw import PwCalculation
+
+from aiida_mlipal.calculations.functions.labels import frame_index, frame_key
+from aiida_mlipal.calculations.pw_inputs import PwFrames
+from aiida_mlipal.data.configurations import ConfigurationsData
 
 __all__ = ('PwBatchCalculation', 'stdout_name')
 
@@ -19,21 +23,41 @@ def stdout_name(frame: str) -> str:
     return f'{frame}.out'
 
 
+def _validate_frames(frames: list[str], _: Any) -> str | None:
+    """Refuse anything but names of frames, each once."""
+    try:
+        named = [frame_key(frame_index(name)) for name in frames]
+    except (AttributeError, ValueError):
+        named = []
+    if named != frames or not frames or len(set(frames)) < len(frames):
+        return f'`frames` is {frames}, expected names of frames, each once, such as {[frame_key(0), frame_key(3)]}.'
+    return None
+
+
 class PwBatchCalculation(CalcJob):
     """Single points of pw.x that share one job: one queue slot, one upload, one process of AiiDA for all of them.
 
-    Input files are those of :class:`PwCalculation`, but that each calculation writes to a folder of its own. Only
-    frames whose calculation ended well are in the output; the others are left to a calculation of their own, where the
-    handlers of ``PwBaseWorkChain`` see what is wrong.
+    The frames stay in the chunk that they come in: a node and three links for each would cost AiiDA more to store than
+    the rest of the job. Input files are those of :class:`PwCalculation`, but that each calculation writes to a folder
+    of its own. Only frames whose calculation ended well are in the output; the others are left to a calculation of
+    their own, where the handlers of ``PwBaseWorkChain`` see what is wrong.
     """
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
         """Define inputs and outputs."""
         super().define(spec)
-        spec.input_namespace(
-            'frames', dynamic=True, help='By name, `structure`, `kpoints` and `parameters` as PwCalculation takes them.'
+        spec.input('configurations', valid_type=ConfigurationsData, help='A chunk of frames.')
+        spec.input(
+            'metadata.options.frames',
+            valid_type=list,
+            validator=_validate_frames,
+            help='Which of them to compute, in this order: `frame_00003` is the fourth.',
         )
+        spec.input('parameters', valid_type=Dict, help='Namelists that all frames share, see `pw_parameters`.')
+        spec.input('kpoints_distance', valid_type=Float, help='1/Å.')
+        spec.input('kpoints_offset', valid_type=List, help='In units of the mesh spacing.')
+        spec.input('hubbard', valid_type=Dict, required=False, help='`projectors` and `U` by orbital.')
         spec.input_namespace('pseudos', valid_type=UpfData, dynamic=True, help='Pseudopotentials by element.')
         spec.inputs['metadata']['options']['parser_name'].default = 'mlipal.pw.batch'
         spec.inputs['metadata']['options']['withmpi'].default = True
@@ -62,11 +86,14 @@ class PwBatchCalculation(CalcJob):
         info.codes_run_mode = CodeRunMode.SERIAL
         info.retrieve_list = ['CRASH']
         pseudos: dict[str, Any] = {}
-        for name, frame in self.inputs.frames.items():
+        asked = PwFrames(self.inputs.configurations.configurations, self.inputs)
+        for name in self.inputs.metadata.options.frames:
+            index = frame_index(name)
+            structure = asked.structure(index)
             writer: Any = type('FrameWriter', (PwCalculation,), {'_OUTPUT_SUBFOLDER': f'./{name}/'})
-            by_kind = {kind.name: self.inputs.pseudos[kind.symbol] for kind in frame['structure'].kinds}
+            by_kind = {kind.name: self.inputs.pseudos[kind.symbol] for kind in structure.kinds}
             content, files = writer._generate_pwcp_inputdata(
-                frame['parameters'], {}, by_kind, frame['structure'], frame['kpoints']
+                Dict(asked.parameters(index)), {}, by_kind, structure, asked.kpoints(index)
             )
             folder.get_subfolder(name, create=True)
             with folder.open(f'{name}.in', 'w') as handle:

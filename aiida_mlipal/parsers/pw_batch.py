@@ -14,7 +14,9 @@ from aiida_quantumespresso.calculations.pw import PwCalculation
 from aiida_quantumespresso.parsers.pw import PwParser
 from aiida_quantumespresso.utils.bands import get_highest_occupied_band
 
+from aiida_mlipal.calculations.functions.labels import frame_index
 from aiida_mlipal.calculations.pw_batch import stdout_name
+from aiida_mlipal.calculations.pw_inputs import PwFrames
 from aiida_mlipal.calculations.pw_labels import PER_FRAME, pack_labels
 from aiida_mlipal.science.pw_output import scf_force_errors
 
@@ -29,10 +31,15 @@ parse_xml.XMLSchema = cache(parse_xml.XMLSchema)
 class _FrameParser(PwParser):
     """The parser of one calculation, made to look at the files of one frame."""
 
-    def __init__(self, name: str, job: Any, files: FolderData) -> None:
-        options = {'output_filename': stdout_name(name)}
+    def __init__(self, name: str, job: Any, asked: PwFrames, files: FolderData) -> None:
+        options, index = {'output_filename': stdout_name(name)}, frame_index(name)
         frame = SimpleNamespace(
-            inputs=SimpleNamespace(**job.inputs.frames[name], settings=Dict()),
+            inputs=SimpleNamespace(
+                structure=asked.structure(index),
+                kpoints=asked.kpoints(index),
+                parameters=Dict(asked.parameters(index)),
+                settings=Dict(),
+            ),
             process_class=PwCalculation,
             exit_status=None,
             exit_message=None,
@@ -79,10 +86,11 @@ class PwBatchParser(Parser):
         results: dict[str, Any] = {}
         labels: dict[str, Any] = {}
         left: dict[str, str] = {}
-        names = list(self.node.inputs.frames)
+        names = self.node.get_option('frames')
+        asked = PwFrames(self.node.inputs.configurations.configurations, self.node.inputs)
         for name in names:
             files = self._files_of(name)
-            parser = _FrameParser(name, self.node, files)
+            parser = _FrameParser(name, self.node, asked, files)
             try:
                 exit_code = parser.parse()
             except Exception as exception:  # whatever the plugin trips over in one output, the others are good

@@ -84,16 +84,10 @@ def _latest(process: Process, processes: Sequence[Process]) -> dict[str, Process
     return latest
 
 
-def _tasks_in(pks: list[int]) -> dict[int, set[str]]:
-    """Return the tasks of several shared jobs: the entries of their input namespace ``frames``."""
-    query = orm.QueryBuilder().append(orm.CalcJobNode, filters={'id': {'in': pks}}, tag='job', project='id')
-    query.append(orm.Data, with_outgoing='job', edge_filters={'type': LinkType.INPUT_CALC.value}, edge_project='label')
-    tasks: dict[int, set[str]] = {}
-    for pk, label in query.all() if pks else ():
-        first, _, rest = label.partition('__')
-        if first == 'frames':
-            tasks.setdefault(pk, set()).add(rest.partition('__')[0])
-    return tasks
+def _tasks_in(pks: list[int]) -> dict[int, list[str]]:
+    """Return the tasks of several shared jobs: their option ``frames``."""
+    query = orm.QueryBuilder().append(orm.CalcJobNode, filters={'id': {'in': pks}}, project=['id', 'attributes.frames'])
+    return dict(query.all()) if pks else {}
 
 
 def _tasks_done(pks: list[int]) -> dict[int, list[str]]:

@@ -26,9 +26,8 @@ def shared_label(number: int) -> str:
 
 
 def shared_tasks(job: orm.ProcessNode) -> list[str]:
-    """Return the tasks that share a job: the entries of its input namespace ``frames``."""
-    links = job.base.links.get_incoming(link_type=LinkType.INPUT_CALC).all_link_labels()
-    return list(dict.fromkeys(label.split('__')[1] for label in links if label.startswith('frames__')))
+    """Return the tasks that share a job: its option ``frames``."""
+    return list(job.base.attributes.get('frames', None) or [])
 
 
 def shared_output(job: orm.ProcessNode) -> tuple[orm.Data | None, list[str]]:

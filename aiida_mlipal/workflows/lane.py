@@ -66,7 +66,7 @@ class LabelLaneWorkChain(WorkChain):
     def _begin(self) -> None:
         """Forget what was changed for the task before."""
         self.ctx.attempt = 0
-        self.ctx.changed = {}
+        self.ctx.task_inputs = {}
         self.ctx.options = self.inputs.engine_inputs['options'].get_dict()
 
     def has_task(self) -> bool:
@@ -94,10 +94,12 @@ class LabelLaneWorkChain(WorkChain):
             link = shared_label(self.ctx.n_shared)
         else:
             self.ctx.running = self.ctx.running[:1]
+            (label,) = self.ctx.running
+            if not self.ctx.attempt:
+                self.ctx.task_inputs = engine.alone(label, self._task(label), self.inputs.engine_inputs)
             self.ctx.attempt += 1
-            link = attempt_label(self.ctx.running[0], self.ctx.attempt)
-            task = self._task(self.ctx.running[0]) | dict(self.ctx.changed)
-            submission = engine.process(task, self.inputs.engine_inputs, dict(self.ctx.options))
+            link = attempt_label(label, self.ctx.attempt)
+            submission = engine.process(dict(self.ctx.task_inputs), self.inputs.engine_inputs, dict(self.ctx.options))
         return ToContext(current=submit_once(self, link, *submission))
 
     def _n_together(self) -> int:
@@ -134,11 +136,11 @@ class LabelLaneWorkChain(WorkChain):
         if self.ctx.attempt >= self.inputs.max_attempts.value:
             return False
         engine = load_engine(self.inputs.engine.value)
-        task = self._task(label) | dict(self.ctx.changed)
+        task = dict(self.ctx.task_inputs)
         retry = engine.retry(process, self.ctx.attempt, task, self.inputs.engine_inputs, dict(self.ctx.options))
         if retry is None:
             return False
-        self.ctx.changed = {**self.ctx.changed, **retry.inputs}
+        self.ctx.task_inputs = {**task, **retry.inputs}
         self.ctx.options = {**self.ctx.options, **retry.options}
         self.report(f'{label}: attempt {self.ctx.attempt + 1}: {retry.reason}')
         return True

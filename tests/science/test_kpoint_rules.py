@@ -10,9 +10,9 @@ from ase.build import bulk, fcc111
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiida_mlipal.calculations.frames import kpoint_mesh
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.kpoint_rules import common_distances, distance_interval, roundest
-from aiida_mlipal.workflows.engines.frames import kpoint_mesh
 
 
 @given(st.floats(0.05, 2.0), st.integers(0, 2))

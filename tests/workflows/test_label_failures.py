@@ -128,7 +128,7 @@ def test_smearing_helps_an_insulator_only_where_it_changes_nothing(quick_pw_labe
     for value in (*fixed.values(), *smeared.values()):
         if isinstance(value, orm.Data):
             value.store()
-    task = engine.tasks(frames, smeared)[frame_key(0)].inputs
+    task = engine.alone(frame_key(0), engine.tasks(frames, smeared)[frame_key(0)].inputs, smeared)
     process, inputs = engine.process(task, smeared, smeared['options'].get_dict())
     assert process is WorkflowFactory('quantumespresso.pw.base')
     _, node = run_get_node(process, **inputs)

@@ -15,7 +15,10 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.label_checks import LabelChecks, check_labels
 from aiida_mlipal.science.settings import from_dict
 
-__all__ = ('CHUNK_SIZE', 'assemble_labels', 'chunk_key', 'frame_key', 'missing_frames', 'split_into_chunks')
+__all__ = (
+    'CHUNK_SIZE', 'assemble_labels', 'chunk_key', 'frame_index', 'frame_key', 'missing_frames', 'no_labels',
+    'split_into_chunks',
+)  # fmt: skip
 
 #: Frames per label chunk: a calcfunction with N inputs costs N², and a chunk's ids stay queryable attributes.
 CHUNK_SIZE: Final = 64
@@ -24,6 +27,11 @@ CHUNK_SIZE: Final = 64
 def frame_key(index: int) -> str:
     """Return the link label of frame ``index`` of a chunk."""
     return f'frame_{index:05d}'
+
+
+def frame_index(key: str) -> int:
+    """Return the index of the frame that :func:`frame_key` has named."""
+    return int(key.removeprefix('frame_'))
 
 
 def chunk_key(index: int) -> str:

@@ -137,6 +137,10 @@ class AseEngine:
         """Return the one task of a chunk."""
         return {'chunk': Task({'configurations': frames}, Size(float(frames.configurations.numbers.sum()) or 1.0))}
 
+    def alone(self, task: str, task_inputs: Inputs, inputs: Inputs) -> dict[str, Any]:
+        """Return ``task_inputs``, which are all there is."""
+        return dict(task_inputs)
+
     def process(self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the CalcJob and its inputs."""
         return CalculationFactory('mlipal.ase.label'), {

@@ -24,7 +24,7 @@ Inputs = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """One process that labels one frame, or a whole chunk: the inputs that are its own, and its size."""
+    """What labels one frame, or a whole chunk: the inputs that are its own, and its size."""
 
     inputs: dict[str, Any]
     size: Size
@@ -80,16 +80,22 @@ class LabelEngine(Protocol):
     def tasks(self, frames: ConfigurationsData, inputs: Inputs) -> dict[str, Task]:
         """Return the tasks for ``frames`` by link label, all nodes in them made by a calcfunction."""
 
+    def alone(self, task: str, task_inputs: Inputs, inputs: Inputs) -> dict[str, Any]:
+        """Return the inputs of a task for :meth:`process`: those of :meth:`tasks`, or what is made of them only now.
+
+        What many tasks in one job do not need is better made here, by a calcfunction.
+        """
+
     def process(self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return the process class and the inputs to submit for one task, with these job options."""
+        """Return the process class and the inputs to submit for one task that runs alone, with these job options."""
 
     def share(
         self, tasks: Mapping[str, Inputs], inputs: Inputs, options: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
         """Return the CalcJob that does several tasks in one job and its inputs, ``None`` if the engine has none.
 
-        The CalcJob has an input namespace ``frames`` with an entry for each task, and an output ``labels``, a node
-        whose attribute ``frames`` lists the tasks that it holds. Those that are not in it are run again, alone.
+        The CalcJob has an option ``frames``, the names of the tasks, and an output ``labels``, a node whose attribute
+        ``frames`` lists the tasks that it holds. Those that are not in it are run again, alone.
         """
 
     def retry(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from aiida import orm
 from aiida.plugins import WorkflowFactory
 
+from aiida_mlipal.calculations.frames import mesh_key, variant_key
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
@@ -34,7 +35,6 @@ from aiida_mlipal.workflows.engines.cp2k_level_of_theory import (
     valences_of,
 )
 from aiida_mlipal.workflows.engines.cp2k_outputs import collect_cp2k_labels
-from aiida_mlipal.workflows.engines.frames import mesh_key, variant_key
 from aiida_mlipal.workflows.engines.restart import RestartEngine
 
 __all__ = ('Cp2kEngine',)

@@ -12,11 +12,11 @@ from aiida import orm
 from aiida.engine import calcfunction
 from numpy.typing import NDArray
 
+from aiida_mlipal.calculations.frames import frame_kinds, frame_structure, kpoint_mesh, mesh_key, variant_key
 from aiida_mlipal.calculations.functions.labels import frame_key
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.engines.cp2k_level_of_theory import is_xtb, kinds_of, valences_of
-from aiida_mlipal.workflows.engines.frames import frame_kinds, frame_structure, kpoint_mesh, mesh_key, variant_key
 
 __all__ = (
     'complete_parameters', 'cp2k_mesh', 'cp2k_parameters', 'frame_box', 'n_electrons', 'prepare_cp2k_inputs', 'uses_ot',

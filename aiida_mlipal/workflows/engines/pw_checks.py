@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from aiida_mlipal.calculations.frames import frame_kinds
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.workflows.engines.base import frame_problems
-from aiida_mlipal.workflows.engines.frames import frame_kinds
 
 __all__ = ('check_pw_frames', 'check_pw_parameters')
 

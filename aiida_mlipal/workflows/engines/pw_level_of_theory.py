@@ -11,7 +11,7 @@ from aiida.engine import calcfunction
 
 from aiida_mlipal.science.level_of_theory import canonical
 
-__all__ = ('describe_pw_level_of_theory', 'functional_of', 'pseudo_valence', 'pw_level_of_theory')
+__all__ = ('describe_pw_level_of_theory', 'functional_of', 'pw_level_of_theory')
 
 #: SYSTEM keywords that steer the solution but do not change what is solved.
 _NUMERICAL: Final = ('nbnd', 'nosym', 'noinv', 'starting_magnetization', 'ibrav')
@@ -52,19 +52,6 @@ def functional_of(pseudo: orm.Data) -> str:
         raise ValueError(f'the pseudopotential {pseudo.filename} names no functional; use a UPF file that does.')
     words = ' '.join(re.split(r'[\s+-]+', match.group(1).strip().upper()))
     return _FUNCTIONALS.get(words, words)
-
-
-def pseudo_valence(pseudo: orm.Data) -> float:
-    """Return the number of valence electrons that a UPF file (version 1 or 2) names in its header.
-
-    :raises ValueError: if it names none.
-    """
-    number = r'([-+\d.eEdD]+)'
-    content = pseudo.get_content()
-    match = re.search(r'z_valence\s*=\s*"\s*' + number, content) or re.search(number + r'\s+Z valence', content)
-    if match is None:
-        raise ValueError(f'the pseudopotential {pseudo.filename} does not say how many valence electrons it has.')
-    return float(match.group(1).lower().replace('d', 'e'))
 
 
 def pw_level_of_theory(

@@ -7,26 +7,26 @@ from math import prod
 from typing import Any, ClassVar, Final
 
 from aiida import orm
+from aiida.common.links import LinkType
 from aiida.plugins import CalculationFactory, WorkflowFactory
 
-from aiida_mlipal.calculations.functions.labels import frame_key
+from aiida_mlipal.calculations.frames import mesh_key, variant_key
+from aiida_mlipal.calculations.functions.labels import frame_index, frame_key
+from aiida_mlipal.calculations.pw_inputs import PwFrames, prepare_pw_inputs, pseudo_valence
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.cost_model import Size
 from aiida_mlipal.workflows.checks import find_pseudo_family
 from aiida_mlipal.workflows.engines.base import Inputs, Retry, Task, check_spins
-from aiida_mlipal.workflows.engines.frames import frame_kinds, kpoint_mesh, mesh_key, variant_key
 from aiida_mlipal.workflows.engines.pw_checks import check_pw_frames, check_pw_parameters
-from aiida_mlipal.workflows.engines.pw_inputs import prepare_pw_inputs, pw_parameters
 from aiida_mlipal.workflows.engines.pw_ladder import next_attempt
 from aiida_mlipal.workflows.engines.pw_level_of_theory import (
     describe_pw_level_of_theory,
-    pseudo_valence,
     pw_level_of_theory,
 )
 from aiida_mlipal.workflows.engines.pw_outputs import collect_pw_labels
 from aiida_mlipal.workflows.engines.restart import RestartEngine
-from aiida_mlipal.workflows.outputs import inputs_of, outputs_of
+from aiida_mlipal.workflows.outputs import inputs_of
 
 __all__ = ('QuantumEspressoEngine',)
 
@@ -110,23 +110,22 @@ class QuantumEspressoEngine(RestartEngine):
         return node
 
     def tasks(self, frames: ConfigurationsData, inputs: Inputs) -> dict[str, Task]:
-        """Return one task per frame: its structure, k-point mesh and parameters."""
-        prepared = prepare_pw_inputs(frames, **_shared(inputs))
-        configurations, valences = frames.configurations, _valences(inputs)
-        parameters, offset = inputs['parameters'].get_dict(), inputs['kpoints_offset'].get_list()
-        tasks = {}
-        for index in range(len(configurations)):
-            mesh, shift = kpoint_mesh(configurations, index, inputs['kpoints_distance'].value, offset)
-            variant = pw_parameters(parameters, configurations, index, valences)
-            nodes = {
-                'structure': prepared['structures'][frame_key(index)],
-                'kpoints': prepared['kpoints'][mesh_key(mesh, shift)],
-                'parameters': prepared['parameters'][variant_key(variant)],
-            }
-            names, kinds = frame_kinds(configurations, index)
-            n_electrons = sum(valences[kinds[name][0]] for name in names) - int(configurations.charge[index])
-            tasks[frame_key(index)] = Task(nodes, Size(max(n_electrons, 1.0), prod(mesh)))
-        return tasks
+        """Return one task per frame: the chunk that it is in. Nodes of its own are made only where it runs alone."""
+        asked = PwFrames(frames.configurations, inputs)
+        return {
+            frame_key(index): Task({'configurations': frames}, asked.size(index)) for index in range(frames.n_frames)
+        }
+
+    def alone(self, task: str, task_inputs: Inputs, inputs: Inputs) -> dict[str, Any]:
+        """Return structure, k-point mesh and parameters of a frame: those of its chunk are made at the first need."""
+        frames, index = task_inputs['configurations'], frame_index(task)
+        asked = PwFrames(frames.configurations, inputs)
+        prepared = _prepared(frames, inputs)
+        return {
+            'structure': prepared[f'structures__{task}'],
+            'kpoints': prepared[f'kpoints__{mesh_key(*asked.mesh(index))}'],
+            'parameters': prepared[f'parameters__{variant_key(asked.parameters(index))}'],
+        }
 
     def process(self, task_inputs: Inputs, inputs: Inputs, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return ``PwBaseWorkChain`` and its inputs for one frame."""
@@ -152,11 +151,12 @@ class QuantumEspressoEngine(RestartEngine):
         """Return ``mlipal.pw.batch`` and its inputs, ``None`` for options that only a job of its own understands."""
         if _OWN_OPTIONS & options.keys():
             return None
+        (frames,) = {task['configurations'].pk: task['configurations'] for task in tasks.values()}.values()
         batch = {
             'code': inputs['code'],
-            'frames': {label: dict(task) for label, task in tasks.items()},
-            'pseudos': inputs['pseudos'],
-            'metadata': {'options': dict(options)},
+            'configurations': frames,
+            **{name: inputs[name] for name in (*_DECISIVE, 'pseudos') if name in inputs},
+            'metadata': {'options': {**options, 'frames': list(tasks)}},
         }
         return CalculationFactory('mlipal.pw.batch'), batch
 
@@ -182,22 +182,40 @@ class QuantumEspressoEngine(RestartEngine):
 
     def sizes(self, job: orm.CalcJobNode, tasks: Sequence[str]) -> dict[str, Size]:
         """Return electrons and k-points."""
-        given, outputs = inputs_of(job), outputs_of(job)
-        if 'frames' in given:
-            results = outputs['results']['frames']
-            inputs, said = {task: given['frames'][task] for task in tasks}, {task: results[task] for task in tasks}
-        else:
-            inputs, said = dict.fromkeys(tasks, given), dict.fromkeys(tasks, outputs['output_parameters'])
-        return {
-            task: Size(float(said[task]['number_of_electrons']), prod(inputs[task]['kpoints'].get_kpoints_mesh()[0]))
-            for task in tasks
-        }
+        given = inputs_of(job)
+        if 'configurations' in given:
+            asked = PwFrames(given['configurations'].configurations, given)
+            return {task: asked.size(frame_index(task)) for task in tasks}
+        electrons, mesh = job.outputs.output_parameters['number_of_electrons'], given['kpoints'].get_kpoints_mesh()[0]
+        return dict.fromkeys(tasks, Size(float(electrons), prod(mesh)))
+
+
+#: The inputs that decide what is computed, beside the pseudopotentials.
+_DECISIVE: Final = ('parameters', 'kpoints_distance', 'kpoints_offset', 'hubbard')
 
 
 def _shared(inputs: Inputs) -> dict[str, orm.Data]:
-    """Return the nodes that decide what is computed."""
-    names = ('parameters', 'kpoints_distance', 'kpoints_offset', 'hubbard')
-    return {**{name: inputs[name] for name in names if name in inputs}, **inputs['pseudos']}
+    """Return the nodes that decide what is computed, as the calcfunctions take them."""
+    return {**{name: inputs[name] for name in _DECISIVE if name in inputs}, **inputs['pseudos']}
+
+
+def _prepared(frames: ConfigurationsData, inputs: Inputs) -> dict[str, orm.Data]:
+    """Return what ``prepare_pw_inputs`` has made of these frames, by link label; it is run if it has not been yet."""
+    wanted = {'frames': frames.pk, **{name: node.pk for name, node in _shared(inputs).items()}}
+    query = orm.QueryBuilder().append(orm.Node, filters={'id': frames.pk}, tag='frames')
+    query.append(
+        orm.CalcFunctionNode,
+        with_incoming='frames',
+        filters={'attributes.process_label': prepare_pw_inputs.__name__, 'attributes.exit_status': 0},
+    )
+    for made in query.all(flat=True):
+        links = made.base.links.get_incoming(link_type=LinkType.INPUT_CALC).all()
+        if {link.link_label: link.node.pk for link in links} == wanted:
+            break
+    else:
+        _, made = prepare_pw_inputs.run_get_node(frames, **_shared(inputs))
+    outputs = made.base.links.get_outgoing(link_type=LinkType.CREATE).all()
+    return {link.link_label: link.node for link in outputs}
 
 
 def _valences(inputs: Inputs) -> dict[str, float]:

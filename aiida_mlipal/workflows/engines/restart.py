@@ -69,6 +69,10 @@ class RestartEngine:
         """Return the readable level of theory; of each subclass."""
         raise NotImplementedError
 
+    def alone(self, task: str, task_inputs: Inputs, inputs: Inputs) -> dict[str, Any]:
+        """Return ``task_inputs``, which are all there is."""
+        return dict(task_inputs)
+
     def share(
         self, tasks: Mapping[str, Inputs], inputs: Inputs, options: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:

@@ -11,11 +11,11 @@ from aiida.engine import calcfunction
 from ase import Atoms
 from numpy.typing import NDArray
 
+from aiida_mlipal.calculations.pw_inputs import pseudo_valence
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.pw_output import scf_force_errors
 from aiida_mlipal.science.units import GPA
-from aiida_mlipal.workflows.engines.pw_level_of_theory import pseudo_valence
 from aiida_mlipal.workflows.harvest.steps import labelled_steps
 
 __all__ = ('fixes_spin', 'harvest_pw', 'ionic_steps', 'namelists')

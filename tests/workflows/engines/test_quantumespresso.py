@@ -13,13 +13,13 @@ from aiida_pseudo.data.pseudo import UpfData
 from ase import Atoms
 from ase.build import bulk, fcc100, molecule
 
+from aiida_mlipal.calculations.frames import frame_kinds, kpoint_mesh, variant_key
+from aiida_mlipal.calculations.pw_inputs import pw_parameters
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.seeds import generate
 from aiida_mlipal.workflows.engines import engine_names, load_engine
-from aiida_mlipal.workflows.engines.frames import frame_kinds, kpoint_mesh, variant_key
-from aiida_mlipal.workflows.engines.pw_inputs import pw_parameters
 from aiida_mlipal.workflows.engines.pw_level_of_theory import functional_of
 from aiida_mlipal.workflows.engines.quantumespresso import QuantumEspressoEngine
 
@@ -142,7 +142,8 @@ def test_structures_keep_the_order_of_atoms_and_carry_u_as_a_card(iron_inputs):
     atoms.set_initial_magnetic_moments([-2.0, 2.0, -2.0, 2.0])
     frames = ConfigurationsData(Configurations.from_atoms([atoms]))
     engine = QuantumEspressoEngine()
-    task = engine.tasks(frames.store(), iron_inputs)['frame_00000'].inputs
+    frames.store()
+    task = engine.alone('frame_00000', engine.tasks(frames, iron_inputs)['frame_00000'].inputs, iron_inputs)
     assert [site.kind_name for site in task['structure'].sites] == ['Fe2', 'Fe1', 'Fe2', 'Fe1']
     np.testing.assert_array_equal([site.position for site in task['structure'].sites], atoms.positions)
     _, inputs = engine.process(task, iron_inputs, {})
@@ -151,7 +152,7 @@ def test_structures_keep_the_order_of_atoms_and_carry_u_as_a_card(iron_inputs):
     from aiida_quantumespresso.utils.hubbard import HubbardUtils
 
     with_u = {**iron_inputs, 'hubbard': orm.Dict({'projectors': 'ortho-atomic', 'U': {'Fe-3d': 4.6}}).store()}
-    structure = engine.tasks(frames, with_u)['frame_00000'].inputs['structure']
+    structure = engine.alone('frame_00000', engine.tasks(frames, with_u)['frame_00000'].inputs, with_u)['structure']
     card = [line.split() for line in HubbardUtils(structure).get_hubbard_card().splitlines()]
     assert card == [['HUBBARD', 'ortho-atomic'], ['U', 'Fe1-3d', '4.6'], ['U', 'Fe2-3d', '4.6']]
     np.testing.assert_array_equal([site.position for site in structure.sites], atoms.positions)

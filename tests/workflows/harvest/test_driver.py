@@ -118,14 +118,13 @@ def test_the_engine_would_compute_harvested_frames_with_the_same_inputs(finished
     }
     engine = load_engine('quantumespresso')
     assert engine.level_of_theory(inputs) == level.dataset.level_of_theory
-    tasks = engine.tasks(level.dataset, {name: node if isinstance(node, dict) else node.store()
-                                         for name, node in inputs.items()})  # fmt: skip
-    for task, node in zip(tasks.values(), nodes, strict=True):
-        assert task.inputs['kpoints'].get_kpoints_mesh() == node.inputs.kpoints.get_kpoints_mesh()
-        assert task.inputs['parameters'].get_dict() == node.inputs.parameters.get_dict()
-        np.testing.assert_array_equal(
-            task.inputs['structure'].get_ase().positions, node.inputs.structure.get_ase().positions
-        )
+    inputs = {name: node if isinstance(node, dict) else node.store() for name, node in inputs.items()}
+    tasks = engine.tasks(level.dataset, inputs)
+    for (label, task), node in zip(tasks.items(), nodes, strict=True):
+        given = engine.alone(label, task.inputs, inputs)
+        assert given['kpoints'].get_kpoints_mesh() == node.inputs.kpoints.get_kpoints_mesh()
+        assert given['parameters'].get_dict() == node.inputs.parameters.get_dict()
+        np.testing.assert_array_equal(given['structure'].get_ase().positions, node.inputs.structure.get_ase().positions)
 
 
 def test_level_of_theory_of_a_dataset_and_of_a_calculation(finished, pseudos):
