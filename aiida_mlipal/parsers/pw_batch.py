@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any, Final
 
 import aiida_quantumespresso.parsers.parse_xml.parse as parse_xml
+import numpy as np
 from aiida.engine import ExitCode
-from aiida.orm import Dict, FolderData, TrajectoryData
+from aiida.orm import Dict, StructureData
 from aiida.parsers import Parser
 from aiida_quantumespresso.calculations.pw import PwCalculation
 from aiida_quantumespresso.parsers.pw import PwParser
@@ -28,10 +32,26 @@ _XML: Final = 'data-file-schema.xml'
 parse_xml.XMLSchema = cache(parse_xml.XMLSchema)
 
 
+class _Files(dict[str, str]):
+    """Contents of files by name, with the methods by which the plugin reads them from a repository."""
+
+    def list_object_names(self) -> list[str]:
+        """Return the names."""
+        return list(self)
+
+    def get_object_content(self, name: str) -> str:
+        """Return the content of a file."""
+        return self[name]
+
+    def open(self, name: str) -> StringIO:
+        """Return a file to read."""
+        return StringIO(self[name])
+
+
 class _FrameParser(PwParser):
     """The parser of one calculation, made to look at the files of one frame."""
 
-    def __init__(self, name: str, job: Any, asked: PwFrames, files: FolderData) -> None:
+    def __init__(self, name: str, job: Any, asked: PwFrames, files: _Files) -> None:
         options, index = {'output_filename': stdout_name(name)}, frame_index(name)
         frame = SimpleNamespace(
             inputs=SimpleNamespace(
@@ -51,17 +71,22 @@ class _FrameParser(PwParser):
         self._files = files
 
     @property
-    def retrieved(self) -> FolderData:
+    def retrieved(self) -> Any:
         """The files of this frame."""
-        return self._files
+        return SimpleNamespace(base=SimpleNamespace(repository=self._files))
+
+    @staticmethod
+    def build_output_trajectory(parsed_trajectory: Mapping[str, Any], structure: StructureData) -> dict[str, Any]:
+        """Return the arrays as they are: a node, which nobody would store, writes each of them to a file."""
+        return {name: np.array(values) for name, values in parsed_trajectory.items()}
 
 
-def _label(trajectory: TrajectoryData, stdout: str) -> dict[str, Any]:
+def _label(trajectory: Mapping[str, Any], stdout: str) -> dict[str, Any]:
     """Return what a label needs of the last step."""
-    names = {'forces', *PER_FRAME} & set(trajectory.get_arraynames())
+    names = {'forces', *PER_FRAME} & trajectory.keys()
     errors = scf_force_errors(stdout)[-1:]
     return {
-        **{name: trajectory.get_array(name)[-1] for name in names},
+        **{name: trajectory[name][-1] for name in names},
         **({'scf_force_error': errors[0]} if errors.size else {}),
     }
 
@@ -105,7 +130,7 @@ class PwBatchParser(Parser):
             elif 'output_trajectory' not in parser.outputs:
                 left[name] = 'pw.x returned no energy and no forces'
             else:
-                stdout = files.base.repository.get_object_content(stdout_name(name))
+                stdout = files.get_object_content(stdout_name(name))
                 label = _label(parser.outputs['output_trajectory'], stdout)
                 if {'energy', 'forces'} <= label.keys():
                     labels[name] = label
@@ -123,14 +148,11 @@ class PwBatchParser(Parser):
             return self.exit_codes.ERROR_FRAMES_LEFT.format(n_left=len(left), n_frames=len(names), reasons=reasons)
         return None
 
-    def _files_of(self, name: str) -> FolderData:
+    def _files_of(self, name: str) -> _Files:
         """Return the output and the XML file of one frame, as far as they were written."""
-        repository, files = self.retrieved.base.repository, FolderData()
+        repository, files = self.retrieved.base.repository, _Files()
         save = f'{name}/{PwCalculation._PREFIX}.save'
         for source, target in ((stdout_name(name), stdout_name(name)), (f'{save}/{_XML}', _XML)):
-            try:
-                content = repository.get_object_content(source, 'rb')
-            except FileNotFoundError:
-                continue
-            files.base.repository.put_object_from_bytes(content, target)
+            with suppress(FileNotFoundError):
+                files[target] = repository.get_object_content(source, 'rb').decode(errors='replace')
         return files

@@ -52,7 +52,7 @@ def known_labels(frame_ids: list[str], level_of_theory_hash: str) -> list[Config
 
 
 def _validate(inputs: Any, _: Any) -> str | None:
-    """Check the engine's inputs before anything runs."""
+    """Check the engine's inputs before anything runs, as far as they are given: defaults may come after this."""
     if 'engine' not in inputs or 'engine_inputs' not in inputs:
         return None
     try:
@@ -60,10 +60,10 @@ def _validate(inputs: Any, _: Any) -> str | None:
     except ValueError as exception:
         return str(exception)
     for name in ('max_concurrent', 'max_attempts', 'frames_per_job'):
-        if inputs[name].value < 1:
+        if name in inputs and inputs[name].value < 1:
             return f'`{name}` is {inputs[name].value}, expected 1 or more.'
     try:
-        checks = from_dict(LabelChecks, inputs['checks'].get_dict())
+        checks = from_dict(LabelChecks, inputs['checks'].get_dict() if 'checks' in inputs else {})
     except ValueError as exception:
         return f'`checks`: {exception}'
     problem = engine.validate(inputs['engine_inputs'])

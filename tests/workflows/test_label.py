@@ -11,6 +11,7 @@ from ase.build import bulk
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.workflows.active_learning import ActiveLearningWorkChain
 from aiida_mlipal.workflows.label import LabelWorkChain, _distribute
 from tests.workflows.conftest import rattled_silicon
 
@@ -80,6 +81,17 @@ def test_forces_and_stress_are_derivatives_of_the_energy(quick_pw_label):
     trace_stress = (labels.energy[3] - labels.energy[4]) / (2 * strain) / atoms.get_volume()
     assert labels.stress[0, :3].sum() == pytest.approx(trace_stress, abs=0.004)
     assert labels.stress[4, :3].sum() < labels.stress[3, :3].sum(), 'compression must make the stress more negative'
+
+
+def test_inputs_that_a_parent_gets_as_one_dict_are_checked(quick_pw_label):
+    """AiiDA validates the namespace before it fills in the defaults."""
+    builder = ActiveLearningWorkChain.get_builder()
+    builder.label = {'engine': quick_pw_label['engine'], 'engine_inputs': quick_pw_label['engine_inputs']}
+    assert builder.label.engine == quick_pw_label['engine']
+    with pytest.raises(ValueError, match='`max_attempts` is 0, expected 1 or more'):
+        builder.label = {**quick_pw_label, 'max_attempts': orm.Int(0)}
+    with pytest.raises(ValueError, match='unknown label engine `vasp`'):
+        builder.label = {**quick_pw_label, 'engine': orm.Str('vasp')}
 
 
 def test_longest_tasks_first_on_the_emptiest_lane():

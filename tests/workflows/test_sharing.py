@@ -11,6 +11,7 @@ from aiida import orm
 from aiida.engine import run_get_node
 from ase.build import bulk
 
+from aiida_mlipal.calculations.pw_batch import PwBatchCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.parsers import pw_batch
 from aiida_mlipal.provenance.lineage import trace
@@ -118,6 +119,12 @@ def test_a_shared_job_that_is_killed_keeps_what_it_has(quick_pw_label, pw_wrappe
         'frame_00003': [SHARED, ALONE],
     }
     assert trace(node).gaps == []
+
+
+@pytest.mark.parametrize('frames', [[], ['frame_1'], ['frame_00001', 'frame_00001'], ['other'], [1]])
+def test_frames_of_a_shared_job_are_named_each_once(frames):
+    with pytest.raises(ValueError, match='expected names of frames, each once'):
+        PwBatchCalculation.get_builder().metadata.options.frames = frames
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
 from aiida import orm
+from aiida.common.folders import SandboxFolder
+from aiida.engine.utils import instantiate_process
+from aiida.manage import get_manager
 from aiida_pseudo.data.pseudo import UpfData
+from aiida_quantumespresso.calculations.pw import PwCalculation
 from ase import Atoms
 from ase.build import bulk, fcc100, molecule
 
@@ -161,6 +167,44 @@ def test_structures_keep_the_order_of_atoms_and_carry_u_as_a_card(iron_inputs):
         'hubbard.projectors: (absent) -> ortho-atomic',
     ]
     assert engine.describe(with_u).get_dict() == engine.level_of_theory(with_u)
+
+
+def _input_files(process: Any, inputs: dict[str, Any]) -> dict[str, str]:
+    """Return what a job would upload beside the pseudopotentials."""
+    job: Any = instantiate_process(get_manager().get_runner(), process, **inputs)
+    with SandboxFolder() as folder:
+        job.prepare_for_submission(folder)
+        contents = {path.name: path.read_text() for path in Path(folder.abspath).rglob('*.in')}
+    job.close()
+    job.node.set_process_state('killed')
+    job.node.seal()
+    return contents
+
+
+@pytest.mark.codes
+def test_a_shared_job_gives_pw_what_a_job_of_its_own_gives(iron_inputs):
+    """Charge, spin, moments, Hubbard U and k-points of each frame, down to the bytes of its input file."""
+    atoms = bulk('Fe', cubic=True)
+    frames = []
+    for moments, strain in (([2.2, 2.2], 1.0), ([-2.2, 2.2], 1.02), ([1.0, 3.0], 0.6)):
+        frame = atoms.copy()
+        frame.set_initial_magnetic_moments(moments)
+        frame.set_cell(frame.cell * strain, scale_atoms=True)
+        frames.append(frame)
+    columns = {'charge': [0, 0, 1], 'multiplicity': [0, 0, 2]}
+    chunk = ConfigurationsData(Configurations.from_atoms(frames, **columns)).store()
+    inputs = {**iron_inputs, 'hubbard': orm.Dict({'U': {'Fe-3d': 4.6}}).store()}
+    engine, options = load_engine('quantumespresso'), {'resources': {'num_machines': 1}}
+    given = {label: task.inputs for label, task in engine.tasks(chunk, inputs).items() if label != 'frame_00001'}
+    process, batch = engine.share(given, inputs, options)
+    together = _input_files(process, batch)
+    assert sorted(together) == ['frame_00000.in', 'frame_00002.in']
+    for label, task in given.items():
+        _, base = engine.process(engine.alone(label, task, inputs), inputs, options)
+        alone = _input_files(PwCalculation, {**base['pw'], 'kpoints': base['kpoints']})
+        own = alone['aiida.in'].replace("outdir = './out/'", f"outdir = './{label}/'")
+        assert together[f'{label}.in'] == own
+        assert 'HUBBARD' in own
 
 
 @pytest.mark.codes
