@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aiida_mlipal.science.exploration_plans import DynamicsPlan, DynamicsSettings, Plan
 from aiida_mlipal.science.inference_settings import check_device
 from aiida_mlipal.science.plan_kinds import PLANS
 from aiida_mlipal.science.settings import check_flag, check_integer, check_number, from_dict, unknown_name
+from aiida_mlipal.science.starts import check_shares
 
 __all__ = ('ExplorationSettings',)
 
@@ -27,6 +28,8 @@ class ExplorationSettings(DynamicsSettings):
     seed: int  #: of velocities, noise, random stream
     iteration: int = 0  #: goes into the names of trajectories and into the noise
     plans: Sequence[Mapping[str, Any]] = ()
+    #: in a campaign: the share of the starts that comes from each source (see :mod:`aiida_mlipal.science.starts`)
+    starts: Mapping[str, float] = field(default_factory=lambda: {'training': 1.0})
     n_stream: int = 6  #: frames of the random stream, half of them for calibration and half for the test
     max_candidates: int = 500  #: more are thinned out by farthest-point sampling
     max_force: float = 50.0  #: eV/Å; a replica beyond it stops
@@ -51,6 +54,7 @@ class ExplorationSettings(DynamicsSettings):
             check_number(name, getattr(self, name), above=0)
         check_number('max_temperature_factor', self.max_temperature_factor, above=1)
         check_device(self.device, self.dtype)
+        check_shares(self.starts)
         check_flag('enable_cueq', self.enable_cueq)
         self.read_plans()
 
@@ -74,7 +78,7 @@ class ExplorationSettings(DynamicsSettings):
         if kind not in PLANS:
             raise ValueError(f'`plans`, item {number}: {unknown_name("kind of plan", kind, PLANS)}')
         plan = PLANS[kind]
-        shared = {field.name for field in fields(plan)} & {field.name for field in fields(DynamicsSettings)}
+        shared = {one.name for one in fields(plan)} & {one.name for one in fields(DynamicsSettings)}
         defaults = {name: getattr(self, name) for name in shared}
         try:
             return from_dict(plan, {**defaults, **{key: value for key, value in item.items() if key != 'kind'}})

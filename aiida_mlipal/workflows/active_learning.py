@@ -161,6 +161,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             training=self.inputs.training,
             exploration=self.inputs.exploration,
             selection=self.inputs.selection,
+            **self._sources_of_starts(),
         )
         self.ctx.iteration = self.ctx.decision['iteration'] + 1
         self.ctx.training, self.ctx.exploration, self.ctx.starts = plan['training'], plan['exploration'], plan['starts']
@@ -310,6 +311,18 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
     @property
     def _name(self) -> str:
         return f'iteration_{self.ctx.iteration:02d}'
+
+    def _sources_of_starts(self) -> dict[str, orm.Data]:
+        """Return what the rule for the starts asks for beside the dataset, as far as it exists."""
+        shares = self.inputs.exploration.get_dict().get('starts', {})
+        sources = {}
+        if shares.get('structures'):
+            sources['structures'] = self.ctx.seeds.outputs.parents
+        if 'exploration_process' in self.ctx and (shares.get('uncertain') or shares.get('last_safe')):
+            explored = self.ctx.exploration_process.outputs
+            sources.update(pool=explored.pool, pool_evaluation=explored.evaluation)
+            sources['dataset_evaluation'] = self.ctx.evaluation_process.outputs.evaluation
+        return sources
 
     def _submit_labels(self, link_label: str, frames: ConfigurationsData, **more: orm.Data) -> Any:
         inputs = {**self.exposed_inputs(LabelWorkChain, 'label'), 'configurations': frames, **more}

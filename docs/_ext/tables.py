@@ -215,6 +215,13 @@ def protocols() -> str:
     return '\n'.join(lines) + '\n\n' + _table(('key', *content), rows)
 
 
+def starts() -> str:
+    """Return the table of sources of starts."""
+    from aiida_mlipal.science.starts import SOURCES
+
+    return _table(('source', 'frames'), [(f'`{name}`', meaning) for name, meaning in SOURCES.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     'campaign_file': campaign_file,
     'nodes': nodes,
@@ -224,6 +231,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'refused_options': refused_options,
     'generators': generators,
     'protocols': protocols,
+    'starts': starts,
 }
 
 

@@ -20,7 +20,10 @@ OVERRIDES = {
     'training': {
         'n_members': 1, 'num_channels': 8, 'r_max': 4.0, 'max_num_epochs': 20, 'batch_size': 2,
     },
-    'exploration': {'temperatures': [300.0, 900.0], 'n_replicas_per_temperature': 2, 'n_steps': 60, 'stride': 5},
+    'exploration': {
+        'temperatures': [300.0, 900.0], 'n_replicas_per_temperature': 2, 'n_steps': 60, 'stride': 5,
+        'starts': {'training': 0.25, 'uncertain': 0.5, 'structures': 0.25},
+    },
     'selection': {'n_labels': 8, 'random_share': 0.5, 'method': 'top_uncertainty'},
     'convergence': {'n_test_frames': 2},
     'budget': {'max_iterations': 2},
@@ -53,5 +56,11 @@ def test_calibration_trust_window_and_selection(kind, python_code, tmp_path):
     second = outputs.selections.iteration_01
     assert second.decision.thresholds == pytest.approx({name: calibration[name] for name in ('lower', 'upper')})
     assert second.base.attributes.get('uncertain_share') is not None
+    plans = [process for process in node.called if process.process_label == 'plan_iteration']
+    sources = [sorted(plan.outputs.starts.configurations.origin.tolist()) for plan in plans]
+    assert sources == [
+        ['structures', 'training', 'training', 'training'],
+        ['structures', 'training', 'uncertain', 'uncertain'],
+    ]
     write_report(node, tmp_path / 'report.html')
     assert (tmp_path / 'report.html').stat().st_size > 10_000

@@ -9,9 +9,12 @@ from aiida import orm
 from aiida.engine import calcfunction
 
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.data.evaluation import EvaluationData
+from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.selection import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
+from aiida_mlipal.science.starts import choose_starts
 
 __all__ = ('plan_final_training', 'plan_iteration', 'start_campaign')
 
@@ -54,6 +57,18 @@ def _n_labels(dataset: ConfigurationsData) -> int:
     return int((~dataset.configurations.has_role('isolated_atom')).sum())
 
 
+def _uncertainties(*evaluations: EvaluationData | None) -> dict[str, float]:
+    """Return the uncertainty of every frame that was evaluated and has one, eV/Å."""
+    known: dict[str, float] = {}
+    for node in evaluations:
+        if node is not None:
+            evaluation = node.evaluation
+            values = evaluation.max_forces_std
+            finite = np.isfinite(values)
+            known |= dict(zip(evaluation.frame_id[finite].tolist(), values[finite].tolist(), strict=True))
+    return known
+
+
 @calcfunction
 def plan_iteration(
     dataset: ConfigurationsData,
@@ -62,10 +77,18 @@ def plan_iteration(
     training: orm.Dict,
     exploration: orm.Dict,
     selection: orm.Dict,
+    pool: ConfigurationsData | None = None,
+    pool_evaluation: EvaluationData | None = None,
+    dataset_evaluation: EvaluationData | None = None,
+    structures: ConfigurationsData | None = None,
 ) -> dict[str, orm.Data]:
     """Return training and exploration settings of the next iteration and the frames where simulations start.
 
-    Starts are drawn from the labelled training frames without replacement, as many as there are replicas.
+    Starts are as many as there are replicas, without repeats, from the sources whose shares `starts` of the exploration
+    tells; see :func:`aiida_mlipal.science.starts.choose_starts`.
+
+    :param pool: of the previous iteration, with what its models said of it and of the dataset of that time.
+    :param structures: that the campaign was given.
     """
     iteration = decision['iteration'] + 1
     settings = exploration.get_dict()
@@ -77,12 +100,21 @@ def plan_iteration(
     frames = dataset.configurations
     trainable = np.flatnonzero(frames.is_labelled & frames.has_role('train', 'validation'))
     rng = np.random.default_rng([seed.value, iteration, _STARTS])
-    n_starts = from_dict(ExplorationSettings, settings).n_replicas
-    chosen = rng.permutation(trainable)[:n_starts]
+    plan = from_dict(ExplorationSettings, settings)
+    none = Configurations.empty()
+    starts = choose_starts(
+        plan.n_replicas,
+        plan.starts,
+        frames.take(trainable),
+        uncertainties=_uncertainties(dataset_evaluation, pool_evaluation),
+        previous_pool=none if pool is None else pool.configurations,
+        structures=none if structures is None else structures.configurations,
+        rng=rng,
+    )
     return {
         'training': _training(training.get_dict(), seed.value, iteration),
         'exploration': orm.Dict(settings),
-        'starts': ConfigurationsData(frames.take(chosen), level_of_theory=dataset.level_of_theory),
+        'starts': ConfigurationsData(starts, level_of_theory=dataset.level_of_theory),
     }
 
 

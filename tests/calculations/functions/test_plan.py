@@ -25,14 +25,16 @@ def _dataset(n_frames: int = 10) -> ConfigurationsData:
     return ConfigurationsData(data.with_columns(status=status), level_of_theory={'code': 'test'})
 
 
-def _plan(dataset, decision, seed=1):
+def _plan(dataset, decision, seed=1, starts=None, **sources):
+    exploration = {'temperatures': [300.0], 'n_replicas_per_temperature': 4, **({'starts': starts} if starts else {})}
     return plan_iteration(
         dataset=dataset,
         decision=decision,
         seed=orm.Int(seed),
         training=orm.Dict({'n_members': 3}),
-        exploration=orm.Dict({'temperatures': [300.0], 'n_replicas_per_temperature': 4}),
+        exploration=orm.Dict(exploration),
         selection=orm.Dict({'n_labels': 10, 'random_share': 0.4}),
+        **sources,
     )
 
 
@@ -64,3 +66,19 @@ def test_labels_of_an_initial_dataset_are_not_charged():
     initial = ConfigurationsData(dataset.configurations.take([0, 1, 2]), level_of_theory={'code': 'test'})
     start = start_campaign(dataset, initial)
     assert (start['n_initial'], start['n_labels']) == (3, 6)
+
+
+def test_starts_continue_where_the_previous_iteration_broke():
+    dataset = _dataset()
+    origins = ['last_safe', 'dynamics', 'last_safe', 'first_unsafe']
+    atoms = [bulk('Si') * (1, 1, n) for n in (1, 2, 3, 4)]
+    pool = ConfigurationsData(Configurations.from_atoms(atoms, origin=origins, role='candidate'))
+    structures = ConfigurationsData(Configurations.from_atoms([bulk('Si', cubic=True)]))
+    shares = {'last_safe': 0.5, 'structures': 0.25, 'training': 0.25}
+    plan = _plan(dataset, start_campaign(dataset), starts=shares, pool=pool, structures=structures)
+    starts = plan['starts'].configurations
+    by_origin = {origin: set(starts.frame_id[starts.origin == origin].tolist()) for origin in shares}
+    assert by_origin['last_safe'] == set(pool.configurations.frame_id[[0, 2]].tolist())
+    assert by_origin['structures'] == set(structures.configurations.frame_id.tolist())
+    assert by_origin['training'] <= set(dataset.configurations.frame_id.tolist())
+    assert plan['starts'].base.links.get_incoming().one().node.inputs.pool.uuid == pool.uuid
