@@ -56,6 +56,7 @@ class Record:
     training_sizes: dict[str, int]  #: model -> labelled frames it was trained on, without isolated atoms
     predictions: Predictions | None
     selections: list[SelectionRecord]
+    drifts: list[dict[str, Any]]  #: by iteration, see :func:`aiida_mlipal.calculations.functions.drift.measure_drift`
     costs: list[StageCost]
     rejected: list[RejectedLabel]
     dataset: Configurations | None
@@ -86,6 +87,11 @@ def collect(node: orm.WorkChainNode) -> Record:
         training_sizes=training_sizes(committees),
         predictions=_predictions(node, processes, dataset.configurations if dataset else None),
         selections=_selections(processes),
+        drifts=[
+            orm.load_node(process.pk).outputs.result.get_dict()
+            for process in processes
+            if process.name == 'measure_drift' and process.is_ok and process.caller == node.pk
+        ],
         costs=cost_per_stage(node.pk, processes),
         rejected=rejected_labels(processes, label_costs(processes)),
         dataset=dataset.configurations if dataset else None,

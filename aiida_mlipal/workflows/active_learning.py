@@ -11,6 +11,7 @@ from aiida.plugins import CalculationFactory
 
 from aiida_mlipal.calculations.functions.dataset import read_clock
 from aiida_mlipal.calculations.functions.decide import decide_iteration
+from aiida_mlipal.calculations.functions.drift import measure_drift
 from aiida_mlipal.calculations.functions.grow import grow_dataset
 from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
 from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_candidates, select_frames
@@ -108,6 +109,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             ('selections', SelectionData),
             ('calibrations', orm.Dict),
             ('decisions', orm.Dict),
+            ('drifts', orm.Dict),
         ):
             spec.output_namespace(namespace, dynamic=True, valid_type=valid_type, help=f'{namespace} by iteration.')
         spec.exit_code(410, 'ERROR_SEEDS_FAILED', message='No seeds to start from. {reason}')
@@ -228,6 +230,8 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         )
         self.ctx.selection, self.ctx.frames = chosen['selection'], chosen['frames']
         self.out(f'calibrations.{self._name}', calibration)
+        drift = measure_drift(exploration.pool, exploration.evaluation, self.ctx.dataset, evaluation)
+        self.out(f'drifts.{self._name}', drift)
         self.out(f'selections.{self._name}', self.ctx.selection)
         return None
 

@@ -20,6 +20,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from aiida_mlipal.calculations.functions.decide import decide_iteration
+from aiida_mlipal.calculations.functions.drift import measure_drift
 from aiida_mlipal.calculations.functions.grow import grow_dataset
 from aiida_mlipal.calculations.functions.plan import start_campaign
 from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_frames
@@ -273,6 +274,11 @@ def build_campaign(*, n_iterations: int = 2, running: bool = False) -> orm.WorkC
             {'result': calibration},
             caller=campaign,
         )
+        arguments = {
+            'pool': pool, 'evaluation': pool_evaluation, 'dataset': dataset, 'dataset_evaluation': known,
+        }  # fmt: skip
+        drift = measure_drift(**arguments, **BARE)
+        graph.process(orm.CalcFunctionNode, 'measure_drift', arguments, {'result': drift}, caller=campaign)
         arguments = {
             'pool': pool, 'evaluation': pool_evaluation, 'exploration': exploration, 'dataset': dataset,
             'dataset_evaluation': known, 'calibration': calibration, 'selection': inputs['selection'],

@@ -40,7 +40,7 @@ def test_finished(tmp_path: Path) -> None:
     page = Page(text)
     assert page.resources == []  # self-contained
     assert len(page.ids) == len(set(page.ids))
-    sections = {'learning', 'decisions', 'errors', 'eos', 'selection', 'cost', 'labels', 'theory', 'software'}
+    sections = {'learning', 'decisions', 'errors', 'eos', 'selection', 'drift', 'cost', 'labels', 'theory', 'software'}
     assert sections <= set(page.ids)
     assert text.count('<svg') == 7
     for point in node.outputs.validation['learning_curve']:
@@ -101,3 +101,21 @@ def test_running(tmp_path: Path) -> None:
     assert record.predictions is not None
     assert record.predictions.model == 'iteration_00'
     assert len(record.predictions.frames) == 4
+
+
+def test_drift_of_each_iteration_is_told(tmp_path: Path) -> None:
+    node = finished_campaign()
+    record = collect(node)
+    assert len(record.drifts) == 2
+    for drift in record.drifts:
+        assert drift['pool']['n_frames'] == 30
+        assert drift['stream']['n_frames'] == 4
+        assert sum(drift['pool']['grades'].values()) == 30
+        assert 0 <= drift['stream']['outside_share'] <= 1
+    path = tmp_path / 'report.html'
+    write_report(node, path)
+    section = path.read_text().partition('id="drift"')[2].partition('</section>')[0]
+    rows = re.findall(r'<tr>(<td.*?)</tr>', section)
+    assert len(rows) == 2
+    assert f'{100 * record.drifts[0]["pool"]["outside_share"]:.0f} %' in rows[0]
+    assert ', '.join(str(count) for count in record.drifts[1]['pool']['grades'].values()) in rows[1]
