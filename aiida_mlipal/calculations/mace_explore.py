@@ -23,7 +23,7 @@ class MaceExploreCalculation(InferenceCalculation):
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
     _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz')
-    CACHE_VERSION = 2
+    CACHE_VERSION = 3
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
@@ -39,7 +39,7 @@ class MaceExploreCalculation(InferenceCalculation):
             'results',
             valid_type=Dict,
             help='What was visited: number of steps and frames, the uncertainty of every visited frame (also of those '
-            'thinned out), which replicas stopped and why, speed.',
+            'thrown away, with how they were), which replicas stopped and why, speed.',
         )
 
     @classmethod

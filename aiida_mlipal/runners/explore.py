@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
 from aiida_mlipal.runners.cueq import accelerate_models
 from aiida_mlipal.runners.plans import dynamics
+from aiida_mlipal.runners.pool import quantiles, thin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
@@ -21,7 +22,7 @@ from aiida_mlipal.science.exploration_plans import Plan
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.settings import from_dict
 
-__all__ = ('STREAM', 'collect', 'draw_stream', 'explore', 'farthest_points', 'run', 'run_plans', 'side_of')
+__all__ = ('STREAM', 'collect', 'draw_stream', 'explore', 'run', 'run_plans', 'side_of')
 
 #: Roles of the random stream; the trajectories alternate between them.
 STREAM = ('calibration', 'test')
@@ -131,32 +132,6 @@ def draw_stream(frames: Configurations, n_starts: int, settings: ExplorationSett
     return roles
 
 
-def farthest_points(descriptors: NDArray[np.float64], given: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Return ``n`` rows in order: those ``given``, then greedily the one farthest from all taken so far.
-
-    Memory and time per pick are linear in the number of rows. Without ``given`` the first row begins.
-    """
-    taken = given.tolist()[:n] or [0]
-    distance = np.full(len(descriptors), np.inf)
-    for row in taken:
-        distance = np.minimum(distance, np.linalg.norm(descriptors - descriptors[row], axis=1))
-    while len(taken) < n:
-        distance[taken[-1]] = -1.0
-        row = int(np.argmax(distance))
-        taken.append(row)
-        distance = np.minimum(distance, np.linalg.norm(descriptors - descriptors[row], axis=1))
-    return np.array(taken[:n], dtype=np.int64)
-
-
-def _thin(frames: Configurations, evaluation: Evaluation, max_candidates: int) -> NDArray[np.int64]:
-    """Return the rows of the pool: the whole random stream, and at most ``max_candidates`` others, in frame order."""
-    candidates = np.flatnonzero(frames.role == 'candidate')
-    if len(candidates) > max_candidates:
-        edge = np.flatnonzero(np.isin(frames.origin[candidates], ('last_safe', 'first_unsafe')))
-        candidates = candidates[farthest_points(evaluation.descriptors[candidates], edge, max_candidates)]
-    return np.sort(np.concatenate([np.flatnonzero(frames.role != 'candidate'), candidates]))
-
-
 def explore(
     starts: Configurations, models: Sequence[Any], settings: ExplorationSettings
 ) -> tuple[Configurations, Evaluation, dict[str, Any]]:
@@ -176,10 +151,9 @@ def explore(
     evaluated = time.perf_counter()
     trajectories = [trajectory for _, some in visited for trajectory in some]
     uncertainties = evaluation.max_forces_std
-    rows = _thin(frames, evaluation, settings.max_candidates)
+    rows, thrown_away = thin(frames, evaluation, settings.read_plans(), settings.max_candidates)
     n_steps = sum(trajectory.n_steps for trajectory in trajectories)
     seconds = max(propagated - begin, 1e-9)
-    quantiles = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
     results = {
         'n_replicas': len(trajectories),
         'n_steps': n_steps,
@@ -198,9 +172,8 @@ def explore(
             if trajectory.reason
         ],
         'visited_max_forces_std': uncertainties.tolist(),
-        'visited_uncertainty_quantiles': (
-            {f'{q:g}': float(np.quantile(uncertainties, q)) for q in quantiles} if len(frames) else {}
-        ),
+        'visited_uncertainty_quantiles': quantiles(uncertainties),
+        'thrown_away': thrown_away,
         'steps_per_second': n_steps / seconds,
         'atom_steps_per_second': sum(t.n_steps * len(t.replica.numbers) for t in trajectories) / seconds,
         'propagate_s': seconds,

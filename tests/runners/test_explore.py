@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from aiida_mlipal.runners.committee import evaluate
-from aiida_mlipal.runners.explore import draw_stream, explore, farthest_points, run, side_of
+from aiida_mlipal.runners.explore import draw_stream, explore, run, side_of
 from aiida_mlipal.runners.trajectory import replicas_at
 from aiida_mlipal.science.configurations import Configurations, frame_id_of
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -122,16 +122,6 @@ def test_thinning_keeps_the_stream_and_the_edges(starts, committee, explored):
         mine = edges.take(edges.trajectory == entry['trajectory'])
         assert mine.step[mine.origin == 'first_unsafe'].tolist() == [entry['step']]
         assert 'max_force' in entry['reason']
-
-
-def test_farthest_points_are_the_brute_force_ones():
-    points = np.random.default_rng(1).normal(size=(40, 3))
-    rows = farthest_points(points, np.array([3, 7]), 6)
-    taken = [3, 7]
-    for row in rows[2:]:
-        distances = np.array([min(np.linalg.norm(point - points[i]) for i in taken) for point in points])
-        assert row == np.argmax(distances)
-        taken.append(int(row))
 
 
 def test_replicas_cover_starts_and_temperatures(starts):
