@@ -22,7 +22,8 @@ _FINEST: Final = -20
 _BITS: Final = 25
 #: Spread below which a feature is noise of a single-precision model, relative to the largest descriptor.
 _NOISE: Final = 1e-5
-_BLOCK: Final = 8192
+#: Rows that fit into a cache while they are worked on.
+_BLOCK: Final = 256
 
 
 def squared_norms(table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,7 +33,7 @@ def squared_norms(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def on_grid(*tables: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return tables (N, D) rounded to one grid on which inner products of their rows are exact.
+    """Round tables (N, D) in place to one grid, on which inner products of their rows are exact, and return them.
 
     The spacing is 2^-20, or a larger power of two if the longest row needs it.
     """
@@ -40,14 +41,14 @@ def on_grid(*tables: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     # A third of a bit more, or rows of length one (or two, or four) would sit on the edge between two grids.
     exponent = np.ceil(np.log2(longest) / 2 + 1 / 3) if longest > 0 else 0.0
     spacing = float(2.0 ** max(_FINEST, exponent - _BITS))
-    rounded = []
     for table in tables:
-        result = table / spacing
-        np.round(result, out=result)
-        result *= spacing
-        result += 0.0  # no negative zeros: equal rows have equal bytes
-        rounded.append(result)
-    return rounded
+        for start in range(0, len(table), _BLOCK):
+            block = table[start : start + _BLOCK]
+            block /= spacing
+            np.round(block, out=block)
+            block *= spacing
+            block += 0.0  # no negative zeros: equal rows have equal bytes
+    return list(tables)
 
 
 def squared_distances(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,9 +97,20 @@ def standardise(
     used = spread > _NOISE * max(-rows.min(), rows.max())
     weight = np.where(used, 1 / np.where(used, spread, 1.0), 0.0) / np.sqrt(max(int(used.sum()), 1))
     del rows
-    scaled = [(table - mean) * weight for table in (descriptors, reference)]
-    table, known = on_grid(*scaled)
+    table, known = on_grid(*(_scaled(table, mean, weight) for table in (descriptors, reference)))
     return table, known
+
+
+def _scaled(
+    table: NDArray[np.float64], mean: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return ``(table - mean) * weight``."""
+    result = np.empty(table.shape)
+    for start in range(0, len(table), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        np.subtract(table[block], mean, out=result[block])
+        result[block] *= weight
+    return result
 
 
 def _moments(rows: NDArray[np.float64], order: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

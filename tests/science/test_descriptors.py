@@ -17,7 +17,7 @@ def test_inner_products_are_exact(seed, n_features, scale):
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(4, n_features)) * scale
     rows[0] *= 30  # the longest row sets the grid
-    left, right = on_grid(rows[:2], rows[2:])
+    left, right = on_grid(rows[:2].copy(), rows[2:].copy())
     assert np.abs(left - rows[:2]).max() <= max(2**-20, 2**-24 * np.linalg.norm(rows[0]))
     exact = [[sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(x, y, strict=True)) for y in right] for x in left]
     assert [[Fraction(value) for value in row] for row in squared_distances(left, right)] == exact

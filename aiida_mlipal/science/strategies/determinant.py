@@ -18,6 +18,8 @@ RIDGE: Final = 1e-3
 _BITS: Final = 28
 #: Sum of squared rows on the finest grid whose products add up without round-off.
 _EXACT: Final = 2.0**12
+#: How far approximate residuals may be off, relative to the largest; they are off by some 1e-13.
+_MARGIN: Final = 1e-9
 
 
 def _substitute(factor: NDArray[np.float64], products: NDArray[np.float64]) -> None:
@@ -77,7 +79,8 @@ class MaxDet(Scorer):
         self.rows = rows  #: (N, D) whitened, on a grid
         self.start = squared_norms(rows)
         self.factor = np.zeros((0, 0))  #: (k, k) of the picks' kernel ``1 + Z Z^T``
-        super().__init__(self.start)
+        self.inverse = np.zeros((0, 0))  #: of the factor, with round-off
+        super().__init__(self.start, margin=_MARGIN * float(self.start.max(initial=0.0)))
 
     def _residual(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the columns of the factor that belong to ``rows``, shape ``(k, n)``, and what they leave."""
@@ -92,6 +95,12 @@ class MaxDet(Scorer):
         """Return what of each row the reference and the picks do not explain: ``x A^-1 x``."""
         return self._residual(rows)[1]
 
+    def approximate(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the same by products of matrices alone, several times faster."""
+        columns = self.inverse @ (self.rows[self.taken] @ self.rows[rows].T)
+        left: NDArray[np.float64] = self.start[rows] - np.einsum('ij,ij->j', columns, columns)
+        return left
+
     def take(self, row: int) -> None:
         """Add a row to the picks, and to the factor."""
         columns, left = self._residual(np.array([row]))
@@ -100,7 +109,11 @@ class MaxDet(Scorer):
         factor[:size, :size] = self.factor
         factor[size, :size] = columns[:, 0]
         factor[size, size] = np.sqrt(1 + left[0])
-        self.factor = factor
+        inverse = np.zeros((size + 1, size + 1))
+        inverse[:size, :size] = self.inverse
+        inverse[size, :size] = -(columns[:, 0] @ self.inverse) / factor[size, size]
+        inverse[size, size] = 1 / factor[size, size]
+        self.factor, self.inverse = factor, inverse
         super().take(row)
 
     def gain(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,10 +149,16 @@ class CostAware(WeightedMaxDet):
         super().__init__(rows, uncertainty)
         self.cost = _relative(cost)
         self.scores = np.log1p(self.start) / self.cost
+        self.margin /= float(self.cost.min())
 
     def rescore(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the gain per cost."""
         scores: NDArray[np.float64] = np.log1p(super().rescore(rows)) / self.cost[rows]
+        return scores
+
+    def approximate(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the gain per cost."""
+        scores: NDArray[np.float64] = np.log1p(np.maximum(super().approximate(rows), 0)) / self.cost[rows]
         return scores
 
     def gain(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """Taking rows one by one, each the one of highest score after all picks before it.
 
 Scores of all strategies here never rise while rows are taken. So an old score is an upper bound, and of the many rows
-only those need a new one whose old score beats the best new one (Minoux, Optimization Techniques 7, 234 (1978)). The
-picks are those of the plain loop over all rows; the work is a small part of it, and consists of products of matrices.
+only those need a new one whose old score beats the best new one (Minoux, Optimization Techniques 7, 234 (1978)). New
+scores may be approximate within a known margin as long as exact ones decide among the rows that are left. The picks are
+those of the plain loop over all rows; the work is a small part of it, and consists of products of matrices.
 """
 
 from __future__ import annotations
@@ -44,14 +45,19 @@ class Scorer(ABC):
     #: Why a row was taken.
     SENTENCE: ClassVar[str]
 
-    def __init__(self, scores: NDArray[np.float64]) -> None:
-        self.scores = scores.copy()  #: (N,) upper bounds; exact where ``known`` equals the number of picks
+    def __init__(self, scores: NDArray[np.float64], margin: float = 0.0) -> None:
+        self.scores = scores.copy()  #: (N,) after the first ``known`` picks, within the margin
+        self.margin = margin
         self.known = np.zeros(len(scores), dtype=np.int64)
         self.taken: list[int] = []
 
     @abstractmethod
     def rescore(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the scores of ``rows`` after all picks."""
+        """Return the scores of ``rows`` after all picks: the same bits on every machine, in whatever company."""
+
+    def approximate(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return what :meth:`rescore` does, within the margin, if that is faster."""
+        return self.rescore(rows)
 
     def take(self, row: int) -> None:
         """Add a row to the picks."""
@@ -61,27 +67,30 @@ class Scorer(ABC):
         """Return what is reported for a score."""
         return scores
 
-    def refresh(self, rows: NDArray[np.int64]) -> None:
+    def refresh(self, rows: NDArray[np.int64], *, exact: bool = True) -> None:
         """Bring the scores of ``rows`` up to date."""
+        score = self.rescore if exact else self.approximate
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            self.scores[block] = self.rescore(block)
+            self.scores[block] = score(block)
         self.known[rows] = len(self.taken)
 
     def choose(self, free: NDArray[np.bool_], identity: NDArray[np.int64]) -> int:
         """Return the ``free`` row of highest score; of equal ones the first by identity."""
-        n_new = _FIRST
+        n_new, slack = _FIRST, QUANTUM + 2 * self.margin
         best = self.scores[free & (self.known == len(self.taken))].max(initial=-np.inf)
         while True:
-            stale = np.flatnonzero(free & (self.known < len(self.taken)) & (self.scores >= best - QUANTUM))
+            stale = np.flatnonzero(free & (self.known < len(self.taken)) & (self.scores >= best - slack))
             if len(stale) == 0:
                 break
             if len(stale) > n_new:
                 stale = stale[np.argpartition(-self.scores[stale], n_new)[:n_new]]
                 n_new *= 2
-            self.refresh(stale)
+            self.refresh(stale, exact=False)
             best = max(best, float(self.scores[stale].max()))
-        tied = np.flatnonzero(free & (self.scores >= best - QUANTUM))
+        rivals = np.flatnonzero(free & (self.scores >= best - slack))
+        self.refresh(rivals)
+        tied = rivals[self.scores[rivals] >= self.scores[rivals].max() - QUANTUM]
         return int(tied[np.argmin(identity[tied])])
 
 
