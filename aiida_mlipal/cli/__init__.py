@@ -21,6 +21,8 @@ COMMANDS: Final = {
     'report': 'Write the report of a campaign, one HTML file.',
     'harvest': 'Turn finished calculations of this profile into labelled datasets.',
     'import': 'Make a labelled dataset from extended XYZ or VASP files.',
+    'explain': 'Tell why a frame was taken or not, or what a decision did.',
+    'replay': 'Decide a stored decision again with another strategy, at no cost.',
     'lineage': 'Prove that the provenance of a campaign has no gaps.',
 }
 

@@ -111,7 +111,7 @@ def _plan(campaign: Campaign, builder: ProcessBuilder) -> str:
 
 def _expectation(campaign: Campaign, builder: ProcessBuilder) -> list[str]:
     """Return how many labels the campaign will ask for, and what limits it."""
-    from aiida_mlipal.science.selection import SelectionSettings
+    from aiida_mlipal.science.selection_settings import SelectionSettings
     from aiida_mlipal.science.settings import from_dict
 
     recipe = builder.seeds.settings.get_dict()['recipe']

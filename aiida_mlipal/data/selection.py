@@ -12,7 +12,7 @@ from aiida_mlipal.science.decision import Decision
 __all__ = ('SelectionData',)
 
 #: Attributes that make up a decision together with its columns; the others are derived from the columns.
-_GIVEN: Final = ('method', 'seed', 'iteration', 'thresholds')
+_GIVEN: Final = ('method', 'seed', 'iteration', 'thresholds', 'settings', 'notes')
 _DERIVED: Final = ('n_selected', 'n_stream', 'counts', 'quantiles')
 
 
@@ -38,6 +38,8 @@ class SelectionData(ColumnsData):
             description='Number of frames of the random stream that are labelled with them'
         )
         thresholds: dict[str, Any] = OrmMetadataField(description='Thresholds that were applied')
+        settings: dict[str, Any] | None = OrmMetadataField(None, description='All settings, defaults included')
+        notes: list[str] | None = OrmMetadataField(None, description='What was out of the ordinary')
         counts: dict[str, int] = OrmMetadataField(description='Number of candidates per class')
         quantiles: dict[str, Any] = OrmMetadataField(description='Quantiles of the scores')
         uncertain_share: float | None = OrmMetadataField(
@@ -64,7 +66,9 @@ class SelectionData(ColumnsData):
         :raises ValueError: if a newer version of the plugin wrote this node.
         """
         if self._content is None or not self.is_stored:
-            given = {name: self.base.attributes.get(name) for name in _GIVEN}
+            # A node of an earlier version lacks the attributes that came later.
+            attributes = self.base.attributes.all
+            given = {name: attributes[name] for name in _GIVEN if name in attributes}
             self._content = Decision(**self._get_columns(), **given)
         content: Decision = self._content
         return content

@@ -16,11 +16,11 @@ __all__ = ('CLASSES', 'Decision')
 CLASSES: Final = (
     'stream',  # the random stream: calibration and test frames, labelled whatever the model thinks of them
     'known',  # labelled before, or the same frame twice in the pool
-    'unphysical',
+    'unphysical',  # cannot be a structure, or should not become a training frame
     'accurate',  # below the trust window
-    'failed',  # above it
+    'failed',  # above it, or without finite predictions
     'agreed',  # a cheap level of theory agrees with the model, see :mod:`aiida_mlipal.science.prescreen`
-    'duplicate',  # of the training set, of the random stream or of another candidate
+    'duplicate',  # of anything labelled before, of the random stream or of another candidate
     'candidate',  # worth a label, not picked
     'selected',
 )
@@ -52,7 +52,10 @@ class Decision:
     method: str
     seed: int
     iteration: int
-    thresholds: dict[str, float] = field(default_factory=dict)  #: lower, upper; empty without a window
+    #: lower and upper, eV/Å, and what the lower one was before it fell; empty without a window
+    thresholds: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  #: all of SelectionSettings, defaults included
+    notes: list[str] = field(default_factory=list)  #: what was out of the ordinary, in sentences
 
     def __post_init__(self) -> None:
         n_rows = len(self.frame_id)

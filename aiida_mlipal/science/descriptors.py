@@ -101,9 +101,7 @@ def standardise(
     return table, known
 
 
-def _scaled(
-    table: NDArray[np.float64], mean: NDArray[np.float64], weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _scaled(table: NDArray[np.float64], mean: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``(table - mean) * weight``."""
     result = np.empty(table.shape)
     for start in range(0, len(table), _BLOCK):

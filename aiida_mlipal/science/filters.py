@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from aiida_mlipal.science.configurations import Configurations
 
-__all__ = ('physical', 'too_close', 'unphysical')
+__all__ = ('contacts', 'physical', 'too_close', 'unphysical')
 
 #: A periodic cell flatter than this cannot be meant; the neighbour search would run out of memory first. Å
 _MIN_HEIGHT: Final = 0.5
@@ -26,7 +26,7 @@ _MAX_ALL_PAIRS: Final = 200
 _Contacts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
-def _contacts(
+def _contacts_of_all_pairs(
     positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], radii: NDArray[np.float64]
 ) -> _Contacts:
     """Return all pairs closer than the sum of their radii, from all pairs and as many images as can matter."""
@@ -53,9 +53,19 @@ def _contacts(
 def _contacts_in_cells(
     positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], radii: NDArray[np.float64]
 ) -> _Contacts:
-    """Return what :func:`_contacts` does, by ASE's linear-scaling search, which takes milliseconds for any frame."""
+    """Return what :func:`_contacts_of_all_pairs` does, by ASE's linear-scaling search, milliseconds for any frame."""
     first, second, distances = primitive_neighbor_list('ijd', pbc, cell, positions, radii)
     return first, second, distances
+
+
+def contacts(numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, factor: float) -> _Contacts:
+    """Return all pairs of atoms closer than ``factor`` times the sum of their covalent radii, and their distances.
+
+    The same pair may appear twice, and more than once in a small cell. Arguments as for :func:`too_close`.
+    """
+    numbers, positions, cell = np.asarray(numbers, dtype=int), np.asarray(positions, float), np.asarray(cell, float)
+    search = _contacts_of_all_pairs if len(numbers) <= _MAX_ALL_PAIRS else _contacts_in_cells
+    return search(positions, cell, np.asarray(pbc, dtype=bool), factor * covalent_radii[numbers])
 
 
 def too_close(numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, factor: float = 0.6) -> str:
@@ -69,10 +79,9 @@ def too_close(numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike, pbc: Ar
     :param cell: (3, 3) in Å, finite; rows of zeros where there is no cell.
     :param pbc: (3,) periodic directions.
     """
-    numbers, positions, cell = np.asarray(numbers, dtype=int), np.asarray(positions, float), np.asarray(cell, float)
+    numbers = np.asarray(numbers, dtype=int)
     radii = factor * covalent_radii[numbers]
-    search = _contacts if len(numbers) <= _MAX_ALL_PAIRS else _contacts_in_cells
-    first, second, distance = search(positions, cell, np.asarray(pbc, dtype=bool), radii)
+    first, second, distance = contacts(numbers, positions, cell, pbc, factor)
     if len(distance) == 0:
         return ''
     worst = int(np.argmin(distance / (radii[first] + radii[second])))

@@ -9,6 +9,7 @@ from aiida.engine import ToContext, WorkChain, if_, while_
 from aiida.manage.caching import disable_caching
 from aiida.plugins import CalculationFactory
 
+from aiida_mlipal.calculations.functions.costs import predict_label_costs
 from aiida_mlipal.calculations.functions.dataset import read_clock
 from aiida_mlipal.calculations.functions.decide import decide_iteration
 from aiida_mlipal.calculations.functions.drift import measure_drift
@@ -19,12 +20,14 @@ from aiida_mlipal.calculations.mace_train import unfit_training
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.data.selection import SelectionData
+from aiida_mlipal.science.selection_settings import SelectionSettings
+from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.workflows.builder import CampaignBuilderMixin
 from aiida_mlipal.workflows.campaign_inputs import validate_campaign
 from aiida_mlipal.workflows.explore import ExploreWorkChain
 from aiida_mlipal.workflows.label import LabelWorkChain
 from aiida_mlipal.workflows.once import submit_once
-from aiida_mlipal.workflows.outputs import reason_of
+from aiida_mlipal.workflows.outputs import output_namespace, reason_of
 from aiida_mlipal.workflows.prescreen import PrescreenWorkChain, prescreen_inputs
 from aiida_mlipal.workflows.seeds import SeedsWorkChain
 from aiida_mlipal.workflows.train import TrainWorkChain
@@ -125,6 +128,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         """Read the clock, if there is a limit on the wall time."""
         self.ctx.iteration = 0
         self.ctx.models = {}
+        self.ctx.costs = {}
         if self.inputs.budget.get_dict().get('max_wall_time_s') is not None:
             self.ctx.started = self._read_clock()
 
@@ -226,6 +230,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             budget=self.inputs.budget,
             decision=self.ctx.decision,
             seed=self.inputs.seed,
+            **self._label_costs(exploration.pool),
             **prescreen_inputs(self),
         )
         self.ctx.selection, self.ctx.frames = chosen['selection'], chosen['frames']
@@ -332,9 +337,17 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         inputs = {**self.exposed_inputs(LabelWorkChain, 'label'), 'configurations': frames, **more}
         return ToContext(labels=submit_once(self, link_label, LabelWorkChain, inputs))
 
+    def _label_costs(self, pool: ConfigurationsData) -> dict[str, orm.Data]:
+        """Return the costs to expect of the labels of a pool, for a selection that looks at them."""
+        if not from_dict(SelectionSettings, self.inputs.selection.get_dict()).needs_costs:
+            return {}
+        return {'costs': predict_label_costs(pool=pool, dataset=self.ctx.dataset, **self.ctx.costs)}
+
     def _grow_dataset(self, **known: orm.Data) -> None:
         """Add the labels that were just made to the dataset, and record what each frame is for."""
         labels, inputs = self.ctx.labels.outputs.labels, self.inputs
+        for node in output_namespace(self.ctx.labels, 'costs').values():
+            self.ctx.costs[f'costs_{len(self.ctx.costs):04d}'] = node
         self.ctx.dataset = grow_dataset(labels, inputs.training, inputs.selection, inputs.seed, **known)
 
     def _keep_model(self) -> Any:

@@ -140,7 +140,7 @@ def check_sizes(
 def _single_model_problems(selection: Mapping[str, Any], convergence: Mapping[str, Any] | None) -> list[str]:
     """Return what needs the spread of a committee."""
     from aiida_mlipal.science.convergence import ConvergenceSettings
-    from aiida_mlipal.science.selection import SelectionSettings
+    from aiida_mlipal.science.selection_settings import SelectionSettings
 
     mend = (
         'set `n_members` of the training to 4 or more (a spread can be calibrated from 2, corrected from 4) or '

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from aiida_mlipal.science.calibration import Thresholds
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.decision import CLASSES, Decision
-from aiida_mlipal.science.selection import SelectionSettings, decide
+from aiida_mlipal.science.selection import decide
+from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.strategies.pick import STRATEGIES
 
@@ -16,7 +17,7 @@ from .builders import evaluation_of, silicon
 
 WINDOW = Thresholds(lower=0.2, upper=2.0)
 SCALE = 2.0  # of the calibration
-OPTIONS = ('max_labels', 'known_frame_ids', 'agreed', 'stream_descriptors')
+OPTIONS = ('max_labels', 'known', 'agreed', 'stream_descriptors', 'spent_descriptors', 'costs')
 
 
 def make(n: int, seed: int = 0, n_features: int = 6, **columns):
@@ -44,6 +45,10 @@ def run(pool, descriptors, spread, *, reference=None, thresholds=WINDOW, n_membe
     )
 
 
+def labelled(frames: Configurations, **columns) -> Configurations:
+    return frames.with_columns(status=['labelled'] * len(frames), role=['train'] * len(frames), **columns)
+
+
 def roles(n: int, n_stream: int) -> list[str]:
     return ['calibration' if i % 2 else 'test' for i in range(n_stream)] + ['candidate'] * (n - n_stream)
 
@@ -59,9 +64,9 @@ def test_every_class_in_one_pool():
     descriptors[5] = descriptors[7]
     spread[5], spread[7] = 0.5, 0.6
     reference = descriptors[[8]]
-    known = [pool.frame_id[9]]
+    known = labelled(pool.take([9]))
     agreed = {pool.frame_id[row]: 'Both levels agree.' for row in (0, 3, 10)}
-    decision = run(pool, descriptors, spread, reference=reference, n_labels=5, known_frame_ids=known, agreed=agreed)
+    decision = run(pool, descriptors, spread, reference=reference, n_labels=5, known=known, agreed=agreed)
     assert decision.klass[10] == 'agreed'
     assert decision.reason[10] == 'Both levels agree.'
     assert decision.klass[:10].tolist() == [
@@ -179,7 +184,9 @@ def test_predictions_that_are_not_finite():
     pool, descriptors, spread = make(6)
     descriptors[1], spread[2] = np.nan, np.nan
     decision = run(pool, descriptors, spread)
-    assert decision.klass[[1, 2]].tolist() == ['unphysical'] * 2
+    assert decision.klass[[1, 2]].tolist() == ['failed'] * 2
+    assert decision.reason[1] == 'What the model says of it is not finite: descriptors.'
+    assert decision.reason[2] == 'What the model says of it is not finite: uncertainty.'
     assert decision.n_selected == 4
 
 
@@ -249,6 +256,13 @@ def test_large_pool_is_quick():
             r'measure of uncertainty `force_max`. Did you mean `forces_max`\? Valid: energy_per_atom, ',
         ),
         ({'calibration_decay': 0}, '`calibration_decay` must be a number from 0.01 to 1'),
+        ({'random_share': 0.6, 'random_picks': 0.5}, 'parts of the same labels and add up to more than 1'),
+        ({'random_picks': -0.1}, '`random_picks` must be a number from 0 to 1'),
+        ({'quotas': {'trajektory': 0.5}}, r'unknown quota `trajektory`. Did you mean `trajectory`\?'),
+        ({'quotas': {'plan': 1.5}}, '`quotas.plan` must be a number from 0 to 1'),
+        ({'quotas': {'plan': 0}}, '`quotas.plan` is 0, so that nothing could be taken'),
+        ({'quotas': {'plan': {'a': 0.7, 'b': 0.6}}}, '`quotas.plan` adds up to 1.3, but shares of one whole'),
+        ({'lower_floor': 2}, '`lower_floor` must be a number from 0 to 1'),
         ({'n_label': 3}, r'unknown key `n_label`. Did you mean `n_labels`\?'),
     ],
 )
@@ -279,3 +293,104 @@ def test_a_stream_frame_that_breaks_the_model_does_not_break_the_selection():
     decision = run(pool, descriptors, spread, reference=descriptors[[0]] + 5, stream_descriptors=broken, n_labels=8)
     np.testing.assert_array_equal(decision.klass, sound.klass)
     np.testing.assert_array_equal(decision.rank, sound.rank)
+
+
+def test_what_was_labelled_before_is_not_labelled_again():
+    """By identity, whatever became of it; by descriptors, rejected and withheld frames too."""
+    pool, descriptors, spread = make(8)
+    earlier = pool.take([0, 1])
+    known = labelled(earlier, reason=['', 'no SCF']).with_columns(status=['labelled', 'rejected'])
+    spent = descriptors[[2]] + 1e-7
+    decision = run(pool, descriptors, spread, known=known, spent_descriptors=spent, n_labels=8)
+    assert decision.klass[:3].tolist() == ['known', 'known', 'duplicate']
+    assert decision.reason[:2].tolist() == [f'It was labelled before ({s}).' for s in ('labelled', 'rejected')]
+    assert decision.reason[2] == 'A frame whose label was rejected, or that is withheld, has the same descriptors.'
+
+
+def test_forces_that_no_label_would_keep():
+    pool, descriptors, spread = make(4)
+    forces = np.zeros((8, 3))
+    forces[3] = [0, -120, 0]
+    evaluation = evaluation_of(pool, descriptors, spread=spread, forces=forces)
+    decision = decide(
+        pool, evaluation, descriptors[:0], settings=SelectionSettings(), seed=1, iteration=0, thresholds=None
+    )
+    assert decision.klass.tolist() == ['selected', 'unphysical', 'selected', 'selected']
+    assert decision.reason[1] == (
+        'It is not worth a label: its largest predicted force, 120.0 eV/Å, is above 100 eV/Å.'
+    )
+
+
+def test_the_window_opens_if_too_few_are_in_it():
+    """As far as needed, as far as the floor, and not at all for frames that are below that anyway."""
+    pool, descriptors, _ = make(10)
+    expected = np.array([0.30, 0.25, 0.19, 0.18, 0.17, 0.16, 0.09, 0.08, 0.07, 9.0])
+    kept = {'n_labels': 4, 'random_picks': 0.0}
+    decision = run(pool, descriptors, expected / SCALE, **kept)
+    assert decision.thresholds == {'lower': pytest.approx(0.18), 'upper': 2.0, 'lower_calibrated': 0.2}
+    assert (decision.klass == 'selected').nonzero()[0].tolist() == [0, 1, 2, 3]
+    assert decision.notes == [
+        'The lower end of the trust window fell from 0.200 to 0.180 eV/Å: only 2 candidates were above it, '
+        'for 4 labels.'
+    ]
+    decision = run(pool, descriptors, expected / SCALE, n_labels=9)
+    assert decision.thresholds['lower'] == pytest.approx(0.1)  # the floor: half of it
+    assert decision.klass.tolist() == ['selected'] * 6 + ['accurate'] * 3 + ['failed']
+    decision = run(pool, descriptors, expected / SCALE, n_labels=4, lower_floor=1)
+    assert decision.thresholds == {'lower': 0.2, 'upper': 2.0}
+    assert decision.counts['selected'] == 2
+    expected[2:] = 0.05
+    assert run(pool, descriptors, expected / SCALE, n_labels=4).thresholds == {'lower': 0.2, 'upper': 2.0}
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.05, 1.0), method=st.sampled_from(['max_det', 'lcmd', 'random']))
+def test_quotas_hold(seed, share, method):
+    rng = np.random.default_rng(seed)
+    pool, descriptors, spread = make(30, seed)
+    pool = pool.with_columns(origin=rng.choice(['nvt', 'npt', 'shear'], 30))
+    wanted = {'plan': share, 'trajectory': {'i00-r000': 0.25}}
+    decision = run(pool, descriptors, spread, quotas=wanted, n_labels=12, method=method, thresholds=None)
+    taken = decision.klass == 'selected'
+    limit = max(1, int(np.ceil(round(share * 12, 9))))
+    assert all((taken & (pool.origin == plan)).sum() <= limit for plan in ('nvt', 'npt', 'shear'))
+    assert (taken & (pool.trajectory == 'i00-r000')).sum() <= 3
+    assert (taken & (pool.trajectory != 'i00-r000')).sum() <= 9
+    spent = [row for row in np.flatnonzero(decision.klass == 'candidate') if 'quota' in decision.reason[row]]
+    assert spent or taken.sum() == 12
+    if taken.sum() < 12:
+        assert decision.notes[0].startswith(f'{12 - taken.sum()} of 12 labels were not spent, because quotas were: ')
+
+
+def test_some_are_always_drawn_at_random():
+    pool, descriptors, spread = make(40)
+    decision = run(pool, descriptors, spread, n_labels=10, random_picks=0.2, method='top_uncertainty')
+    drawn = [row for row in range(40) if 'drawn at random from the candidates, as 20% of' in decision.reason[row]]
+    assert sorted(decision.rank[drawn].tolist()) == [0, 1]
+    others = np.setdiff1d(np.flatnonzero(decision.klass == 'selected'), drawn)
+    rest = np.setdiff1d(np.arange(40), drawn)
+    assert set(others.tolist()) == set(rest[np.argsort(-spread[rest])[:8]].tolist())
+    again = run(pool, descriptors, spread, n_labels=10, random_picks=0.2, method='max_det')
+    assert (again.rank[drawn] == decision.rank[drawn]).all()  # whatever the method
+
+
+def test_a_small_pool_is_taken_whole_and_says_so():
+    pool, descriptors, spread = make(5)
+    decision = run(pool, descriptors, spread, n_labels=12)
+    assert decision.n_selected == 5
+    assert decision.notes == ['All 5 candidates were taken: 12 labels could have been spent.']
+
+
+def test_costs_are_asked_for():
+    pool, descriptors, spread = make(6)
+    with pytest.raises(ValueError, match='the method `cost_aware` needs `costs`'):
+        run(pool, descriptors, spread, method='cost_aware')
+    costs = np.array([1.0, 1, 1, 500, 500, 500])
+    kept = {'method': 'cost_aware', 'n_labels': 3, 'random_picks': 0.0}
+    decision = run(pool, descriptors, spread, costs=costs, thresholds=None, **kept)
+    assert decision.klass.tolist() == ['selected'] * 3 + ['candidate'] * 3
+
+
+def test_all_settings_are_written_down():
+    decision = run(*make(4), n_labels=4, quotas={'plan': 0.5})
+    assert from_dict(SelectionSettings, decision.settings) == SelectionSettings(n_labels=4, quotas={'plan': 0.5})

@@ -11,7 +11,8 @@ from aiida_mlipal.calculations.functions.select import calibrate_uncertainty
 from aiida_mlipal.calculations.mace_evaluate import MaceEvaluateCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace
-from aiida_mlipal.science.selection import SelectionSettings, decide
+from aiida_mlipal.science.selection import decide
+from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.workflows.train import TrainWorkChain
 from tests.runners.training import TINY, copper
 

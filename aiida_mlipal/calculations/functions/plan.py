@@ -12,7 +12,7 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
-from aiida_mlipal.science.selection import SelectionSettings
+from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.starts import choose_starts
 

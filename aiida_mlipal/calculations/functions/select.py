@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
+from numpy.typing import NDArray
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.selection import SelectionData
 from aiida_mlipal.science.calibration import Calibration, calibrate
+from aiida_mlipal.science.decision import Decision
 from aiida_mlipal.science.prescreen import PrescreenSettings, agreements
-from aiida_mlipal.science.selection import SelectionSettings, decide
+from aiida_mlipal.science.selection import decide
+from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.stream import STREAM
 from aiida_mlipal.science.uncertainty import measure
 
-__all__ = ('calibrate_uncertainty', 'select_candidates', 'select_frames')
+__all__ = ('calibrate_uncertainty', 'choose_frames', 'select_candidates', 'select_frames')
 
 
 @calcfunction
@@ -44,6 +50,54 @@ def calibrate_uncertainty(dataset: ConfigurationsData, evaluation: EvaluationDat
     return orm.Dict({'fitted': calibration is not None, **(calibration.to_dict() if calibration else {})})
 
 
+def choose_frames(
+    inputs: Mapping[str, Any], settings: SelectionSettings, costs: NDArray[np.float64] | None
+) -> Decision:
+    """Return the decision that :func:`select_frames` makes from its ``inputs``, or another with other settings.
+
+    :param costs: (F,) core seconds to expect of a label of each frame of the pool, for methods that look at it.
+    """
+    pool, evaluation = inputs['pool'].configurations, inputs['evaluation'].evaluation
+    known, predicted = inputs['dataset'].configurations, inputs['dataset_evaluation'].evaluation
+    fitted = _fitted(inputs['calibration'])
+    trained = known.frame_id[known.is_labelled & known.has_role('train', 'validation')]
+    is_predicted = np.isin(known.frame_id, predicted.frame_id) & ~known.has_role('isolated_atom')
+    is_stream = known.has_role(*STREAM)
+    streamed = known.frame_id[is_stream & is_predicted]
+    spent = known.frame_id[~is_stream & is_predicted & ~np.isin(known.frame_id, trained)]
+    max_labels = inputs['budget'].get_dict().get('max_labels')
+    agreed = {}
+    if inputs.get('prescreen') is not None and inputs.get('prescreen_settings') is not None:
+        limits = from_dict(PrescreenSettings, inputs['prescreen_settings'].get_dict())
+        agreed = agreements(inputs['prescreen'].configurations, evaluation, limits)
+    reference = predicted.descriptors[predicted.index_of(trained)]
+    ours = evaluation.take(evaluation.index_of(pool.frame_id))
+    uncertainty = measure(settings.uncertainty, ours, reference).per_frame
+    return decide(
+        pool,
+        evaluation,
+        reference,
+        settings=settings,
+        seed=inputs['seed'].value,
+        iteration=inputs['decision']['iteration'] + 1,
+        thresholds=fitted.thresholds if fitted else None,
+        uncertainty=uncertainty,
+        calibrated=fitted.expected_errors(uncertainty) if fitted else None,
+        max_labels=None if max_labels is None else max(0, max_labels - inputs['decision']['n_labels']),
+        known=known,
+        agreed=agreed,
+        stream_descriptors=predicted.descriptors[predicted.index_of(streamed)],
+        spent_descriptors=predicted.descriptors[predicted.index_of(spent)],
+        costs=costs,
+    )
+
+
+def _fitted(calibration: orm.Dict) -> Calibration | None:
+    """Return a calibration, if there were frames to fit one on."""
+    values = calibration.get_dict()
+    return Calibration.from_dict(values) if values.pop('fitted') else None
+
+
 @calcfunction
 def select_frames(
     pool: ConfigurationsData,
@@ -58,42 +112,23 @@ def select_frames(
     seed: orm.Int,
     prescreen: ConfigurationsData | None = None,
     prescreen_settings: orm.Dict | None = None,
+    costs: orm.Dict | None = None,
 ) -> dict[str, orm.Data]:
     """Return the decision, with a row for every candidate, and the frames to label.
 
     ``exploration`` holds the uncertainty of every visited frame: the share of uncertain frames refers to those, and
     not to the pool, which is thinned. ``decision`` is the one before; it knows the iteration and the labels spent.
     ``prescreen`` holds the labels of a cheap level: where it agrees with the model, a candidate is not labelled.
+    ``costs`` is what :func:`.costs.predict_costs` expects labels to take, for methods that look at it.
     """
+    inputs = {
+        'pool': pool, 'evaluation': evaluation, 'dataset': dataset, 'dataset_evaluation': dataset_evaluation,
+        'calibration': calibration, 'budget': budget, 'decision': decision, 'seed': seed, 'prescreen': prescreen,
+        'prescreen_settings': prescreen_settings,
+    }  # fmt: skip
     settings = from_dict(SelectionSettings, selection.get_dict())
-    known, predicted = dataset.configurations, dataset_evaluation.evaluation
-    values = calibration.get_dict()
-    fitted = Calibration.from_dict(values) if values.pop('fitted') else None
-    trained = known.frame_id[known.is_labelled & known.has_role('train', 'validation')]
-    streamed = known.frame_id[known.has_role(*STREAM) & np.isin(known.frame_id, predicted.frame_id)]
-    max_labels = budget.get_dict().get('max_labels')
-    agreed = {}
-    if prescreen is not None and prescreen_settings is not None:
-        limits = from_dict(PrescreenSettings, prescreen_settings.get_dict())
-        agreed = agreements(prescreen.configurations, evaluation.evaluation, limits)
-    reference = predicted.descriptors[predicted.index_of(trained)]
-    ours = evaluation.evaluation.take(evaluation.evaluation.index_of(pool.configurations.frame_id))
-    uncertainty = measure(settings.uncertainty, ours, reference).per_frame
-    choice = decide(
-        pool.configurations,
-        evaluation.evaluation,
-        reference,
-        settings=settings,
-        seed=seed.value,
-        iteration=decision['iteration'] + 1,
-        thresholds=fitted.thresholds if fitted else None,
-        uncertainty=uncertainty,
-        calibrated=fitted.expected_errors(uncertainty) if fitted else None,
-        max_labels=None if max_labels is None else max(0, max_labels - decision['n_labels']),
-        known_frame_ids=set(known.frame_id.tolist()),
-        agreed=agreed,
-        stream_descriptors=predicted.descriptors[predicted.index_of(streamed)],
-    )
+    choice = choose_frames(inputs, settings, None if costs is None else np.asarray(costs['core_s'], dtype=float))
+    fitted = _fitted(calibration)
     visited = np.asarray(exploration['visited_max_forces_std'], dtype=float)
     share = float(np.mean(visited * fitted.alpha > fitted.thresholds.lower)) if fitted and visited.size else None
     frames = pool.configurations.take(pool.configurations.index_of(choice.selected_ids))

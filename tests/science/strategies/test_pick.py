@@ -111,13 +111,13 @@ def test_every_pick_is_the_best_of_a_loop(loop, seed, n, n_reference, k):
     for place, row in enumerate(order):
         gains = loop(given, order[:place])
         free = [other for other in range(n) if other not in order[:place]]
-        assert gains[row] >= max(gains[free]) - 1e-6
-        assert picks.gain[row] == pytest.approx(gains[row], rel=1e-5, abs=2e-6)
+        assert gains[row] >= max(gains[free]) - 2e-5
+        assert picks.gain[row] == pytest.approx(gains[row], rel=1e-5, abs=2e-5)
     rest = [row for row in range(n) if row not in order]
     gains = loop(given, order)
     for row in rest:
         if np.isfinite(gains[row]):
-            assert picks.gain[row] == pytest.approx(gains[row], rel=1e-5, abs=2e-6)
+            assert picks.gain[row] == pytest.approx(gains[row], rel=1e-5, abs=2e-5)
 
 
 @quick
