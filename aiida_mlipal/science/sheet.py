@@ -198,7 +198,7 @@ class Sheet:
 
 def _all_finite(table: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which rows are finite, shape ``(N,)``."""
-    mask: NDArray[np.bool_] = np.isfinite(table).all(axis=1)
+    mask: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(table), axis=1)
     return mask
 
 
