@@ -14,7 +14,7 @@ __all__ = ('DoctorCalculation',)
 
 
 class DoctorCalculation(RunnerCalculation):
-    """One energy of a small MACE model through TorchSim, with versions and device."""
+    """One energy of a small MACE model as dynamics asks for it, with versions and device."""
 
     _RUNNER = 'doctor'
     _ENTRY_POINT = 'mlipal.doctor'

@@ -1,4 +1,4 @@
-"""Try the compute environment before a campaign does: imports, device, and one energy through MACE and TorchSim."""
+"""Try the compute environment before a campaign does: imports, device, and one energy as dynamics asks for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from ase.build import bulk
 
 from aiida_mlipal.runners.committee import graphs
-from aiida_mlipal.runners.forces import TorchSimForces
+from aiida_mlipal.runners.forces import MaceForces
+from aiida_mlipal.runners.systems import Systems
+from aiida_mlipal.runners.trajectory import Replica
 from aiida_mlipal.science.inference_settings import InferenceSettings
 from aiida_mlipal.science.settings import from_dict
 
@@ -49,10 +51,11 @@ def small_model(device: str, dtype: str) -> Any:
 
 
 def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return energy and largest force of a rattled silicon cell by TorchSim, and their deviation from MACE itself.
+    """Return energy and largest force of a rattled silicon cell as dynamics gets them, and their deviation
+    from MACE's own pipeline.
 
     :raises ValueError: if the device is missing.
-    :raises RuntimeError: if TorchSim and MACE disagree.
+    :raises RuntimeError: if the two disagree.
     """
     import torch
 
@@ -63,17 +66,18 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = small_model(plan.device, plan.dtype)
     atoms = bulk('Si', cubic=True)
     atoms.rattle(0.1, seed=0)
-    cells, pbc = np.array([atoms.cell.array]), np.array([atoms.pbc])
-    call = TorchSimForces(model, [atoms.numbers], cells, periodic=True)
-    energy, forces = call(torch.as_tensor(atoms.positions, device=plan.device))
+    replica = Replica(index=0, numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc)
+    forces = MaceForces([model])
+    energies, acting, _ = forces(Systems([replica], forces.device))
+    cells, pbc = replica.cell[None], replica.pbc[None]
     output = model(graphs([atoms.numbers], [atoms.positions], cells, pbc, model))
-    deviation = float((forces - output['forces'].detach()).abs().max())
+    deviation = float((acting - output['forces'].detach()).abs().max())
     if not deviation < 1e-3:
-        raise RuntimeError(f'forces through TorchSim and through MACE differ by {deviation:.2e} eV/Å.')
+        raise RuntimeError(f"forces of dynamics and of MACE's own pipeline differ by {deviation:.2e} eV/Å.")
     return {
         'results': {
-            'energy': float(energy),
-            'max_force': float(forces.abs().max()),
+            'energy': float(energies),
+            'max_force': float(acting.abs().max()),
             'deviation': deviation,
             'n_cores': os.cpu_count(),
             'cuda': torch.cuda.get_device_name() if torch.cuda.is_available() else None,

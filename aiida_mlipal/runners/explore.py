@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
 from aiida_mlipal.runners.cueq import accelerate_models
+from aiida_mlipal.runners.keeper import FOLDER, Keeper
 from aiida_mlipal.runners.plans import dynamics
 from aiida_mlipal.runners.pool import quantiles, thin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
@@ -32,13 +33,20 @@ PROGRAMS: Final[dict[str, Callable[..., list[Trajectory]]]] = {'dynamics': dynam
 
 
 def run_plans(
-    starts: Configurations, models: Sequence[Any], settings: ExplorationSettings
+    starts: Configurations, models: Sequence[Any], settings: ExplorationSettings, keepers: Sequence[Keeper]
 ) -> list[tuple[Plan, list[Trajectory]]]:
-    """Return what each plan visited; their replicas are numbered one after the other."""
+    """Return what each plan visited; their replicas are numbered one after the other.
+
+    :param keepers: one for each plan; a plan that came to its end in an earlier job is not run again.
+    """
     visited: list[tuple[Plan, list[Trajectory]]] = []
     first = 0
-    for plan in settings.read_plans():
-        visited.append((plan, PROGRAMS[plan.KIND](plan, starts, models, settings, first)))
+    for plan, keeper in zip(settings.read_plans(), keepers, strict=True):
+        trajectories = keeper.finished()
+        if trajectories is None:
+            trajectories = PROGRAMS[plan.KIND](plan, starts, models, settings, first, keeper)
+            keeper.finish(trajectories)
+        visited.append((plan, trajectories))
         first += plan.n_replicas
     return visited
 
@@ -92,7 +100,7 @@ def collect(
                     'trajectory': _name(replica, settings),
                     'parent': starts.frame_id[start],
                     'step': frame.step,
-                    'temperature': replica.temperature,
+                    'temperature': replica.temperature if np.isnan(frame.temperature) else frame.temperature,
                     'pressure': replica.pressure,
                 }
                 for frame, origin in frames
@@ -133,17 +141,20 @@ def draw_stream(frames: Configurations, n_starts: int, settings: ExplorationSett
 
 
 def explore(
-    starts: Configurations, models: Sequence[Any], settings: ExplorationSettings
+    starts: Configurations, models: Sequence[Any], settings: ExplorationSettings, folder: Path | None = None
 ) -> tuple[Configurations, Evaluation, dict[str, Any]]:
     """Return the pool, its evaluation row by row, and the statistics of what was visited.
 
+    :param folder: where the state of the plans is kept, and taken up if an earlier job has left one.
     :raises ValueError: for no starts, or a start with an element that the model does not know.
     """
     if not len(starts):
         raise ValueError('there are no starts: give at least one frame.')
     check_elements(starts, models[0], 'the starts')
     begin = time.perf_counter()
-    visited = run_plans(starts, models, settings)
+    plans = settings.read_plans()
+    keepers = [Keeper(None if folder is None else folder / f'{number:02d}.npz') for number in range(len(plans))]
+    visited = run_plans(starts, models, settings, keepers)
     propagated = time.perf_counter()
     frames = collect(visited, starts, settings)
     frames = frames.with_columns(role=draw_stream(frames, len(starts), settings))
@@ -174,6 +185,7 @@ def explore(
         'visited_max_forces_std': uncertainties.tolist(),
         'visited_uncertainty_quantiles': quantiles(uncertainties),
         'thrown_away': thrown_away,
+        'plans': {plan.label: keeper.notes for plan, keeper in zip(plans, keepers, strict=True)},
         'steps_per_second': n_steps / seconds,
         'atom_steps_per_second': sum(t.n_steps * len(t.replica.numbers) for t in trajectories) / seconds,
         'propagate_s': seconds,
@@ -191,7 +203,7 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     models = load_models(member_files(folder), device=plan.device, dtype=plan.dtype)
     starts = Configurations.load(folder / 'starts.npz')
     models, cueq = accelerate_models(models, starts, plan.enable_cueq)
-    pool, evaluation, results = explore(starts, models, plan)
+    pool, evaluation, results = explore(starts, models, plan, folder / FOLDER)
     pool.save(folder / 'pool.npz')
     evaluation.save(folder / 'evaluation.npz')
     return {'results': {**results, **cueq}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,7 @@ class Frame:
     step: int
     positions: NDArray[np.float64]
     cell: NDArray[np.float64]
+    temperature: float = float('nan')  #: of the bath, K; where it is not the replica's
     mark: str = ''  #: what is special about it, as ``saddle``; it becomes the frame's ``origin``
 
 
@@ -54,10 +56,16 @@ class Trajectory:
     unsafe: Frame | None = None  #: the first frame out of bounds, if it can still be labelled
 
 
-def replicas_at(starts: Configurations, first: int, temperatures: list[float]) -> list[Replica]:
-    """Return a replica per temperature, numbered from ``first``; number ``i`` begins at start ``i % n_starts``."""
+def replicas_at(
+    starts: Configurations, first: int, temperatures: Sequence[float], pressures: Sequence[float] | None = None
+) -> list[Replica]:
+    """Return a replica per temperature, numbered from ``first``; number ``i`` begins at start ``i % n_starts``.
+
+    :param pressures: one per replica, eV/Å³.
+    """
     replicas = []
-    for index, temperature in enumerate(temperatures, start=first):
+    for number, temperature in enumerate(temperatures):
+        index = first + number
         start = index % len(starts)
         atoms = slice(starts.offsets[start], starts.offsets[start + 1])
         replicas.append(
@@ -69,6 +77,7 @@ def replicas_at(starts: Configurations, first: int, temperatures: list[float]) -
                 cell=starts.cell[start],
                 pbc=starts.pbc[start],
                 temperature=temperature,
+                pressure=float('nan') if pressures is None else pressures[number],
             )
         )
     return replicas

@@ -37,6 +37,11 @@ class ExplorationSettings(DynamicsSettings):
     #: temperature fluctuates more).
     max_temperature_factor: float = 5.0
     min_distance_factor: float = 0.5  #: of the sum of covalent radii; a replica with closer atoms stops
+    min_volume_factor: float = 0.5  #: of the volume of the start; a cell that shrinks further has collapsed
+    max_volume_factor: float = 2.0  #: of the volume of the start; a cell that grows further has vaporised
+    #: eV/Å; a replica with an atom whose force is more uncertain stops. None: no bound. In a campaign it follows from
+    #: the last calibration.
+    max_uncertainty: float | None = None
     device: str = 'cpu'
     dtype: str = 'float32'  #: of the model; positions and velocities are always double precision
     threads: int = 1
@@ -53,6 +58,14 @@ class ExplorationSettings(DynamicsSettings):
         for name in ('max_force', 'min_distance_factor'):
             check_number(name, getattr(self, name), above=0)
         check_number('max_temperature_factor', self.max_temperature_factor, above=1)
+        check_number('min_volume_factor', self.min_volume_factor, within=(0, 1))
+        if not self.min_volume_factor < 1 < self.max_volume_factor:
+            raise ValueError(
+                f'the start must lie between `min_volume_factor` ({self.min_volume_factor:g}) and `max_volume_factor` '
+                f'({self.max_volume_factor:g}): give one below 1 and one above it.'
+            )
+        if self.max_uncertainty is not None:
+            check_number('max_uncertainty', self.max_uncertainty, above=0)
         check_device(self.device, self.dtype)
         check_shares(self.starts)
         check_flag('enable_cueq', self.enable_cueq)

@@ -5,9 +5,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
 
-from aiida_mlipal.runners import dynamics
-from aiida_mlipal.runners.dynamics import Langevin
-from aiida_mlipal.runners.dynamics import propagate as propagate_plan
+from aiida_mlipal.runners.forces import MaceForces
+from aiida_mlipal.runners.motion import propagate as propagation
+from aiida_mlipal.runners.motion.moving import Langevin, VelocityVerlet
+from aiida_mlipal.runners.plans.dynamics import langevin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 
@@ -24,9 +25,12 @@ def settings(**changes) -> ExplorationSettings:
     return ExplorationSettings(**{'seed': 5, 'n_steps': 40, 'stride': 10, 'dtype': 'float64', **changes})
 
 
-def propagate(replicas: list[Replica], model, chosen: ExplorationSettings) -> list[Trajectory]:
+def propagate(replicas: list[Replica], model, chosen: ExplorationSettings, **more) -> list[Trajectory]:
     (plan,) = chosen.read_plans()
-    return propagate_plan(replicas, model, plan, chosen)
+    forces = MaceForces([model])
+    return propagation.propagate(
+        replicas, langevin(plan, forces, chosen), plan, chosen, max_atoms=chosen.atoms_per_batch, **more
+    )
 
 
 def steps_of(trajectory: Trajectory) -> list[int]:
@@ -72,10 +76,10 @@ def test_without_friction_energy_is_conserved(model):
     spread = []
     for time_step in (2.0, 1.0):
         replicas = [replica(index) for index in range(4)]
-        batch = Langevin(replicas, model, time_step=time_step, friction=0.0, key=[1, 0])
+        batch = VelocityVerlet(replicas, MaceForces([model]), time_step=time_step, friction=0.0, key=[1, 0])
         totals = []
-        for k in range(int(120 / time_step)):
-            batch.step(batch.noise(k, 1)[0])
+        for _ in range(int(120 / time_step)):
+            batch.step()
             totals.append((batch.energies + batch.kinetic_energies()).tolist())
         spread.append(np.std(totals, axis=0).mean())
     assert spread[1] < 1e-3
@@ -85,14 +89,15 @@ def test_without_friction_energy_is_conserved(model):
 def test_bath_gives_the_temperature_and_its_fluctuations(model):
     """A strong bath, 30 replicas: the mean of T within three standard errors, and the fluctuation of T."""
     replicas = [replica(index, temperature=400.0) for index in range(30)]
-    batch = Langevin(replicas, model, time_step=2.0, friction=0.05, key=[3, 0])
+    batch = Langevin(replicas, MaceForces([model]), time_step=2.0, friction=0.05, key=[3, 0])
     samples = []
-    for block in range(5):
-        noise = batch.noise(block, 20)
-        for k in range(20):
-            batch.step(noise[k])
+    for _ in range(5):
+        batch.start_block(20)
+        for _ in range(20):
+            batch.step()
+        batch.steps += 20
         samples.append(batch.temperatures().numpy())
-        momentum = (batch._masses * batch.velocities)[:4].sum(dim=0)
+        momentum = (batch.masses * batch.velocities)[:4].sum(dim=0)
         assert abs(momentum).max() < 1e-10
     late = np.concatenate(samples[1:])
     dof = 9
@@ -110,31 +115,6 @@ def test_slab_molecule_and_crystal_keep_their_own_periodicity(model):
     for item in replicas:
         (alone,) = propagate([item], model, settings(n_steps=10))
         np.testing.assert_allclose(positions_of(done[item.index]), positions_of(alone), atol=1e-9)
-
-
-def test_forces_agree_with_mace_calculator_for_every_periodicity(model):
-    import torch
-    from mace.calculators import MACECalculator
-
-    from aiida_mlipal.runners.forces import GraphForces, TorchSimForces, make_forces
-
-    calculator = MACECalculator(models=[model], device='cpu', default_dtype='float64')
-    for pbc, kind in ((True, TorchSimForces), (False, TorchSimForces), ((True, True, False), GraphForces)):
-        frames = [bulk('Cu', cubic=True), bulk('Cu', cubic=True) * (2, 1, 1)]
-        for seed, atoms in enumerate(frames):
-            atoms.rattle(0.1, seed=seed)
-            atoms.pbc = pbc
-            atoms.calc = calculator
-        call = make_forces(
-            model,
-            [atoms.numbers for atoms in frames],
-            np.array([atoms.cell.array for atoms in frames]),
-            np.array([atoms.pbc for atoms in frames]),
-        )
-        assert isinstance(call, kind)
-        energies, forces = call(torch.as_tensor(np.concatenate([atoms.positions for atoms in frames])))
-        np.testing.assert_allclose(energies, [atoms.get_potential_energy() for atoms in frames], atol=1e-8)
-        np.testing.assert_allclose(forces, np.concatenate([atoms.get_forces() for atoms in frames]), atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +153,7 @@ def test_non_finite_replica_stops_and_leaves_the_others_alone(model):
 
 
 def test_runaway_replica_stops_between_saved_frames(model, monkeypatch):
-    monkeypatch.setattr(dynamics, '_HARD_FORCE', 1e-3)
+    monkeypatch.setattr(propagation, '_HARD_FORCE', 1e-3)
     (done,) = propagate([replica(0)], model, settings(max_force=1.0))
     assert 'far above `max_force`' in done.reason
     assert 0 < done.n_steps < 10

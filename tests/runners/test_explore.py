@@ -16,7 +16,7 @@ from tests.committee import copper
 def settings(**changes) -> ExplorationSettings:
     base = {
         'seed': 5, 'iteration': 2, 'temperatures': [300.0, 900.0], 'n_replicas_per_temperature': 2, 'n_steps': 60,
-        'stride': 10, 'n_stream': 5, 'dtype': 'float64',
+        'stride': 10, 'n_stream': 5, 'dtype': 'float64', 'batch_atoms': 64,
     }  # fmt: skip
     return ExplorationSettings(**{**base, **changes})
 

@@ -9,7 +9,9 @@ import pytest
 
 from aiida_mlipal.runners.committee import evaluate, load_models
 from aiida_mlipal.runners.explore import explore
-from aiida_mlipal.runners.forces import make_forces
+from aiida_mlipal.runners.forces import MaceForces
+from aiida_mlipal.runners.systems import Systems
+from aiida_mlipal.runners.trajectory import replicas_at
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.training_log import read_history
 from tests.runners.training import copper, lennard_jones, start
@@ -102,14 +104,10 @@ def test_agrees_with_the_head_alone(model, folder, unseen):
 
 @pytest.mark.parametrize('pbc', [(True, True, True), (True, True, False)])
 def test_dynamics_use_the_main_head(model, unseen, pbc):
-    """Through TorchSim, which knows nothing of heads, and through MACE's pipeline."""
     frames = unseen[0]
     frames = frames.with_columns(pbc=np.tile(pbc, (len(frames), 1)))
-    offsets = frames.offsets
-    numbers = [frames.numbers[offsets[i] : offsets[i + 1]] for i in range(len(frames))]
-    import torch
-
-    energies, forces = make_forces(model, numbers, frames.cell, frames.pbc)(torch.as_tensor(frames.positions))
+    systems = Systems(replicas_at(frames, 0, [300.0] * len(frames)))
+    energies, forces, _ = MaceForces([model])(systems)
     evaluation = evaluate(frames, [model], batch_atoms=64)
     np.testing.assert_allclose(energies.numpy(), evaluation.energy, atol=1e-8)
     np.testing.assert_allclose(forces.numpy(), evaluation.forces, atol=1e-8)

@@ -15,7 +15,11 @@ from aiida_mlipal.science.settings import from_dict
         ({'dtype': 'float16'}, "'float32' or 'float64'"),
         ({'device': 'gpu'}, "'cpu', 'cuda'"),
         ({'n_replicas_per_temperature': 0}, 'at least 1'),
-        ({'friction': -0.1}, 'from 0'),
+        ({'friction': 0}, 'greater than 0'),
+        ({'min_volume_factor': 1.5}, 'must be a number from 0 to 1'),
+        ({'min_volume_factor': 0.9, 'max_volume_factor': 0.95}, 'the start must lie between `min_volume_factor`'),
+        ({'max_uncertainty': 0}, 'greater than 0'),
+        ({'n_steps': 0}, 'at least 1'),
         ({'plans': {'kind': 'dynamics'}}, 'must be a list of mappings'),
         ({'plans': [{'kind': 'dynamic'}]}, 'item 0: unknown kind of plan `dynamic`. Did you mean `dynamics`'),
         ({'plans': [{'temperatures': [1]}]}, 'item 0: unknown kind of plan `None`'),
@@ -46,3 +50,50 @@ def test_without_plans_the_keys_are_the_one_plan():
     (plan,) = ExplorationSettings(seed=1, temperatures=[300.0], n_replicas_per_temperature=2).read_plans()
     assert plan.label == 'dynamics'
     assert plan.n_replicas == 2
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'ensemble': 'npt_full'}, 'unknown ensemble `npt_full`. Did you mean `npt_full_cell`'),
+        ({'pressures': [5.0]}, 'whose cell is fixed: set `ensemble: npt`'),
+        ({'ensemble': 'npt', 'pressures': []}, 'at least one number in GPa'),
+        ({'ensemble': 'npt', 'pressures': ['high']}, 'must be a finite number'),
+        ({'ramp': [300, 600]}, r'list of pairs \[step, temperature in K\]'),
+        ({'ramp': [[10, 300], [20, 600]]}, 'must begin at 0 and rise'),
+        ({'ramp': [[0, 300], [20, 600], [20, 900]]}, 'must begin at 0 and rise'),
+        ({'ramp': [[0, 300], [20, -600]]}, 'greater than 0'),
+        ({'ramp': [[0, 300], [20, 600]], 'ensemble': 'nve'}, 'needs a bath'),
+        ({'strain_rates': {'xX': 0.1}}, 'Did you mean `xx`'),
+        ({'strain_rates': 0.1}, 'must be a mapping'),
+        ({'strain_rates': {'xx': 0.1}, 'ensemble': 'npt'}, 'would both move the cell'),
+        ({'barostat_time': 0}, 'greater than 0'),
+    ],
+)
+def test_bad_dynamics_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ExplorationSettings(seed=1, plans=[{'kind': 'dynamics', **changes}])
+
+
+def test_every_temperature_meets_every_pressure():
+    plan = {'kind': 'dynamics', 'ensemble': 'npt', 'temperatures': [300, 600], 'pressures': [-2, 0, 5]}
+    (read,) = ExplorationSettings(seed=1, n_replicas_per_temperature=2, plans=[plan]).read_plans()
+    grid = [(t, p) for t in (300.0, 600.0) for p in (-2.0, 0.0, 5.0)]
+    assert read.conditions == [condition for condition in grid for _ in range(2)]
+    assert read.n_replicas == 12
+
+
+@pytest.mark.parametrize(
+    ('changes', 'unbiased'),
+    [
+        ({}, True),
+        ({'ensemble': 'nvt_nose_hoover'}, True),
+        ({'ensemble': 'npt_full_cell', 'pressures': [1]}, True),
+        ({'ensemble': 'nve'}, False),
+        ({'ramp': [[0, 300], [100, 900]]}, False),
+        ({'strain_rates': {'xy': 0.01}}, False),
+    ],
+)
+def test_only_stationary_plans_at_a_temperature_are_unbiased(changes, unbiased):
+    (plan,) = ExplorationSettings(seed=1, plans=[{'kind': 'dynamics', **changes}]).read_plans()
+    assert plan.is_unbiased is unbiased

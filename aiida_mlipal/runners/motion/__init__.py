@@ -1,0 +1,1 @@
+"""Molecular dynamics of many replicas at once: what moves them, and when they end."""
