@@ -86,7 +86,8 @@ def _latest(process: Process, processes: Sequence[Process]) -> dict[str, Process
 
 def _tasks_in(pks: list[int]) -> dict[int, list[str]]:
     """Return the tasks of several shared jobs: their option ``frames``."""
-    query = orm.QueryBuilder().append(orm.CalcJobNode, filters={'id': {'in': pks}}, project=['id', 'attributes.frames'])
+    filters = {'id': {'in': pks}, 'attributes': {'has_key': 'frames'}}
+    query = orm.QueryBuilder().append(orm.CalcJobNode, filters=filters, project=['id', 'attributes.frames'])
     return dict(query.all()) if pks else {}
 
 
