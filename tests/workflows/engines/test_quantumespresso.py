@@ -169,8 +169,8 @@ def test_structures_keep_the_order_of_atoms_and_carry_u_as_a_card(iron_inputs):
     assert engine.describe(with_u).get_dict() == engine.level_of_theory(with_u)
 
 
-def _input_files(process: Any, inputs: dict[str, Any]) -> dict[str, str]:
-    """Return what a job would upload beside the pseudopotentials."""
+def _started(process: Any, inputs: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """Return what a job would upload beside the pseudopotentials, and its hash."""
     job: Any = instantiate_process(get_manager().get_runner(), process, **inputs)
     with SandboxFolder() as folder:
         job.prepare_for_submission(folder)
@@ -178,7 +178,7 @@ def _input_files(process: Any, inputs: dict[str, Any]) -> dict[str, str]:
     job.close()
     job.node.set_process_state('killed')
     job.node.seal()
-    return contents
+    return contents, job.node.base.caching.get_hash()
 
 
 @pytest.mark.codes
@@ -197,14 +197,17 @@ def test_a_shared_job_gives_pw_what_a_job_of_its_own_gives(iron_inputs):
     engine, options = load_engine('quantumespresso'), {'resources': {'num_machines': 1}}
     given = {label: task.inputs for label, task in engine.tasks(chunk, inputs).items() if label != 'frame_00001'}
     process, batch = engine.share(given, inputs, options)
-    together = _input_files(process, batch)
+    together, own_hash = _started(process, batch)
     assert sorted(together) == ['frame_00000.in', 'frame_00002.in']
     for label, task in given.items():
         _, base = engine.process(engine.alone(label, task, inputs), inputs, options)
-        alone = _input_files(PwCalculation, {**base['pw'], 'kpoints': base['kpoints']})
+        alone, _ = _started(PwCalculation, {**base['pw'], 'kpoints': base['kpoints']})
         own = alone['aiida.in'].replace("outdir = './out/'", f"outdir = './{label}/'")
         assert together[f'{label}.in'] == own
         assert 'HUBBARD' in own
+    _, same_hash = _started(*engine.share(given, inputs, options))
+    _, other_hash = _started(*engine.share({'frame_00000': given['frame_00000']}, inputs, options))
+    assert own_hash == same_hash != other_hash, 'for AiiDA, the same job does the same frames'
 
 
 @pytest.mark.codes
