@@ -79,6 +79,9 @@ pip install -qq -c constraints.txt -e '.[mace,dev,docs]'
 say "installing AiiDA's plugin for CP2K"
 pip install -qq -c constraints.txt --no-deps aiida-cp2k aiida-gaussian-datatypes cp2k-input-tools cp2k-output-tools \
     regex transitions six
+# A module `plumed` with a kernel; what hillclimber itself needs is left out, since only the module is used.
+say "installing PLUMED"
+pip install -qq -c constraints.txt --no-deps hillclimber
 
 fingerprint > "$STAMP"
 say "set up: $("$VENV/bin/python" --version), $(command -v pw.x), $VENV/bin/aiida-mlipal"

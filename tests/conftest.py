@@ -65,6 +65,18 @@ def pseudo_dir() -> Path:
 
 
 @pytest.fixture(scope='session')
+def plumed_kernel() -> None:
+    """Make sure that PLUMED and its kernel are there."""
+    from aiida_mlipal.runners.bias.plumed import check_kernel
+    from aiida_mlipal.runners.main import SettingsRefused
+
+    try:
+        check_kernel()
+    except SettingsRefused:
+        _require(False, 'a PLUMED kernel', 'run `pip install --no-deps hillclimber`, which brings one.')
+
+
+@pytest.fixture(scope='session')
 def cp2k_executable() -> str:
     """Return the path of a real CP2K, and make sure that the plugin for it is there."""
     import importlib.util

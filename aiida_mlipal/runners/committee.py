@@ -20,6 +20,7 @@ __all__ = (
     'evaluate',
     'graphs',
     'load_models',
+    'mean_invariants',
     'member_files',
     'model_elements',
 )
@@ -156,8 +157,12 @@ def _batches(n_atoms: NDArray[np.int64], batch_atoms: int) -> Iterator[list[int]
         yield batch
 
 
-def _descriptors(output: dict[str, Any], model: Any, graph: dict[str, Any]) -> NDArray[np.float64]:
-    """Return the mean over atoms of the invariant node features of all layers, shape ``(n_frames, D)``."""
+def mean_invariants(output: dict[str, Any], model: Any, graph: dict[str, Any]) -> Any:
+    """Return the mean over atoms of the invariant node features of all layers, ``(n_frames, D)``: the descriptors.
+
+    :param output: what ``model`` returned for ``graph``.
+    :returns: a double-precision tensor, differentiable by the positions.
+    """
     import torch
     from e3nn import o3
     from mace.modules.utils import extract_invariant
@@ -165,17 +170,15 @@ def _descriptors(output: dict[str, Any], model: Any, graph: dict[str, Any]) -> N
     irreps = o3.Irreps(str(model.products[0].linear.irreps_out))
     l_max = irreps.lmax
     invariant = extract_invariant(
-        output['node_feats'].detach(),
+        output['node_feats'],
         num_layers=int(model.num_interactions),
         num_features=irreps.dim // (l_max + 1) ** 2,
         l_max=l_max,
     ).double()
     n_frames = len(graph['ptr']) - 1
     total = torch.zeros((n_frames, invariant.shape[1]), dtype=invariant.dtype, device=invariant.device)
-    total.index_add_(0, graph['batch'], invariant)
     counts = (graph['ptr'][1:] - graph['ptr'][:-1]).to(invariant.dtype)
-    mean: NDArray[np.float64] = (total / counts[:, None]).cpu().numpy()
-    return mean
+    return total.index_add(0, graph['batch'], invariant) / counts[:, None]
 
 
 def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int) -> Evaluation:
@@ -218,7 +221,7 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
             forces[member, rows] = output['forces'].detach().cpu().numpy()
             stress[member, first:last] = full_3x3_to_voigt_6_stress(output['stress'].detach().cpu().numpy())
             if member == 0:
-                descriptors.append(_descriptors(output, model, graph))
+                descriptors.append(mean_invariants(output, model, graph).detach().cpu().numpy())
         own = spread(models[0], graph) if n_members == 1 else None
         if own is not None:
             energy_std[first:last], forces_std[rows] = own

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
 from aiida_mlipal.runners.cueq import accelerate_models
 from aiida_mlipal.runners.keeper import FOLDER, Keeper
-from aiida_mlipal.runners.plans import dynamics
+from aiida_mlipal.runners.plans import dynamics, metadynamics, plumed, replica_exchange, uncertainty_bias
 from aiida_mlipal.runners.pool import quantiles, thin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.configurations import Configurations
@@ -29,7 +29,13 @@ __all__ = ('STREAM', 'collect', 'draw_stream', 'explore', 'run', 'run_plans', 's
 STREAM = ('calibration', 'test')
 
 #: The program of each kind of plan.
-PROGRAMS: Final[dict[str, Callable[..., list[Trajectory]]]] = {'dynamics': dynamics.run}
+PROGRAMS: Final[dict[str, Callable[..., list[Trajectory]]]] = {
+    'dynamics': dynamics.run,
+    'metadynamics': metadynamics.run,
+    'plumed': plumed.run,
+    'replica_exchange': replica_exchange.run,
+    'uncertainty_bias': uncertainty_bias.run,
+}
 
 
 def run_plans(
@@ -151,8 +157,10 @@ def explore(
     if not len(starts):
         raise ValueError('there are no starts: give at least one frame.')
     check_elements(starts, models[0], 'the starts')
-    begin = time.perf_counter()
     plans = settings.read_plans()
+    for plan in plans:
+        plan.check_starts(starts)
+    begin = time.perf_counter()
     keepers = [Keeper(None if folder is None else folder / f'{number:02d}.npz') for number in range(len(plans))]
     visited = run_plans(starts, models, settings, keepers)
     propagated = time.perf_counter()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Final
 
+from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.settings import check_integer, check_number, unknown_name
 
 __all__ = ('ENSEMBLES', 'STRAINS', 'DynamicsPlan', 'DynamicsSettings', 'Plan')
@@ -24,6 +25,7 @@ class Plan(ABC):
     """What all plans have in common. Where a key of the exploration has the same name, it is the default."""
 
     KIND: ClassVar[str] = ''
+    NEEDS_UNCERTAINTY: ClassVar[bool] = False  #: of the model, at each step
 
     name: str = ''  #: by which frames refer to the plan; by default its kind
 
@@ -45,6 +47,12 @@ class Plan(ABC):
     @abstractmethod
     def n_replicas(self) -> int:
         """Number of replicas."""
+
+    def check_starts(self, starts: Configurations) -> None:  # noqa: B027 - most plans begin anywhere
+        """Refuse starts that the plan cannot begin from; any will do, unless a plan says otherwise.
+
+        :raises ValueError: naming the plan and the start.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,12 +145,17 @@ def settings() -> str:
 
 def _settings_rows(cls: type) -> Iterable[tuple[str, str, str, str]]:
     """Yield name, key, default and meaning of each field of a dataclass; meanings are its comments."""
-    comments = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
+    comments = {
+        name: text
+        for base in reversed(cls.__mro__[:-1])
+        for (owner, name), text in ModuleAnalyzer.for_module(base.__module__).find_attr_docs().items()
+        if owner == base.__name__
+    }
     for field in dataclasses.fields(cls):
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         text = 'required' if default is dataclasses.MISSING else f'`{default}`'
-        meaning = ' '.join(comments.get((cls.__name__, field.name), [])).replace('``', '`').strip()
+        meaning = ' '.join(comments.get(field.name, [])).replace('``', '`').strip()
         yield field.name, f'`{field.name}`', text, meaning
 
 
@@ -215,6 +220,31 @@ def protocols() -> str:
     return '\n'.join(lines) + '\n\n' + _table(('key', *content), rows)
 
 
+def plans() -> str:
+    """Return one table for each kind of plan, of the keys that it has beside those of molecular dynamics."""
+    from aiida_mlipal.science.exploration_plans import DynamicsSettings, Plan
+    from aiida_mlipal.science.plan_kinds import PLANS
+
+    shared = {field.name for cls in (DynamicsSettings, Plan) for field in dataclasses.fields(cls)}
+    parts = []
+    for kind, cls in PLANS.items():
+        rows = [row for name, *row in _settings_rows(cls) if name not in shared]
+        table = _table(('key', 'default', 'meaning'), rows) if rows else 'No keys of its own.\n'
+        parts.append(f'### `{kind}`\n\n{_summary(cls)}\n\n{table}')
+    return '\n'.join(parts)
+
+
+def variables() -> str:
+    """Return the table of collective variables with their keys."""
+    from aiida_mlipal.science.collective_variables import VARIABLES
+
+    rows = []
+    for name, cls in VARIABLES.items():
+        rows.append((f'**`{name}`**', '', '', _summary(cls)))
+        rows += [('', *row) for _, *row in _settings_rows(cls)]
+    return _table(('type', 'key', 'default', 'meaning'), rows)
+
+
 def starts() -> str:
     """Return the table of sources of starts."""
     from aiida_mlipal.science.starts import SOURCES
@@ -231,7 +261,9 @@ TABLES: dict[str, Callable[[], str]] = {
     'refused_options': refused_options,
     'generators': generators,
     'protocols': protocols,
+    'plans': plans,
     'starts': starts,
+    'variables': variables,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -41,8 +42,9 @@ class _Run:
         plan: _Steps,
         settings: ExplorationSettings,
         doubt: Callable[[Moving], Any] | None,
+        group: Callable[[Replica], int],
     ) -> None:
-        self.plan, self.settings, self.doubt = plan, settings, doubt
+        self.plan, self.settings, self.doubt, self.group = plan, settings, doubt, group
         self.max_atoms = 0.0
         self.trajectories = {replica.index: Trajectory(replica=replica) for replica in replicas}
         for replica in replicas:
@@ -84,11 +86,18 @@ class _Run:
         return batch
 
     def next_ones(self, n_atoms: int) -> list[Replica]:
-        """Return the replicas that find room beside ``n_atoms`` atoms; one is let in wherever there are none."""
+        """Return the replicas that find room beside ``n_atoms`` atoms; one group is let in wherever there are none."""
         chosen: list[Replica] = []
-        while self.waiting and (not n_atoms or n_atoms + len(self.waiting[0].numbers) <= self.max_atoms):
-            chosen.append(self.waiting.popleft())
-            n_atoms += len(chosen[-1].numbers)
+        while self.waiting:
+            first = self.group(self.waiting[0])
+            some = list(takewhile(lambda replica: self.group(replica) == first, self.waiting))  # noqa: B023 (used here)
+            size = sum(len(replica.numbers) for replica in some)
+            if n_atoms and n_atoms + size > self.max_atoms:
+                break
+            chosen += some
+            n_atoms += size
+            for _ in some:
+                self.waiting.popleft()
         return chosen
 
     def stop(self, replica: Replica, frame: Frame, reason: str) -> None:
@@ -157,6 +166,7 @@ def propagate(
     keeper: Keeper | None = None,
     doubt: Callable[[Moving], Any] | None = None,
     after_stride: Callable[[Moving], None] | None = None,
+    group: Callable[[Replica], int] = lambda replica: replica.index,
 ) -> list[Trajectory]:
     """Run all replicas for ``plan.n_steps`` steps (whole strides only).
 
@@ -170,13 +180,14 @@ def propagate(
         replica ends.
     :param after_stride: called with what is left of the batch after its frames were saved, for what a plan does then
         (exchange of replicas, hills of a bias, a ramp of the temperature).
+    :param group: replicas that follow each other and are of one group begin together.
     :raises ValueError: for a replica of one atom, which has no degree of freedom.
     """
     for replica in replicas:
         if len(replica.numbers) < 2:
             raise ValueError(f'replica {replica.index} has a single atom, which cannot move: start from a supercell.')
     keeper = keeper or Keeper()
-    run = _Run(replicas, plan, settings, doubt)
+    run = _Run(replicas, plan, settings, doubt, group)
     saved = keeper.load()
     batch = None if saved is None else run.restore(saved, move, max_atoms)
     if saved is None:

@@ -1,0 +1,52 @@
+"""Plan ``metadynamics``: well-tempered metadynamics on chosen variables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiida_mlipal.runners.bias.collective_variables import Latents, make_variable
+from aiida_mlipal.runners.bias.metadynamics import Metadynamics
+from aiida_mlipal.runners.forces import MaceForces
+from aiida_mlipal.runners.keeper import Keeper
+from aiida_mlipal.runners.motion.propagate import propagate
+from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
+from aiida_mlipal.science.collective_variables import Latent
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.exploration_settings import ExplorationSettings
+from aiida_mlipal.science.plan_metadynamics import MetadynamicsPlan
+
+__all__ = ('run',)
+
+
+def run(
+    plan: MetadynamicsPlan,
+    starts: Configurations,
+    models: Sequence[Any],
+    settings: ExplorationSettings,
+    first: int,
+    keeper: Keeper,
+) -> list[Trajectory]:
+    """Move the replicas with the first member and the hills; notes tell the hills of each."""
+    forces, variables = MaceForces(models), plan.read_variables()
+    key = [settings.seed, settings.iteration]
+    latents = {
+        rattle: Latents.of(starts, forces, rattle=rattle, key=key)
+        for rattle in {variable.rattle for variable in variables if isinstance(variable, Latent)}
+    }
+    biased = Metadynamics(forces, [make_variable(variable, latents) for variable in variables], plan)
+    trajectories = propagate(
+        replicas_at(starts, first, plan.replica_temperatures),
+        langevin(plan, biased, settings),
+        plan,
+        settings,
+        max_atoms=settings.batch_atoms,
+        keeper=keeper,
+        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        after_stride=biased.deposit,
+    )
+    keeper.notes['hills'] = [
+        {'replica': trajectory.replica.index, **biased.hills(trajectory.replica.index)} for trajectory in trajectories
+    ]
+    return trajectories

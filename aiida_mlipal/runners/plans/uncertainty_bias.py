@@ -1,0 +1,43 @@
+"""Plan ``uncertainty_bias``: dynamics that are drawn to where the model is unsure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiida_mlipal.runners.bias.uncertainty import UncertaintyBias
+from aiida_mlipal.runners.forces import MaceForces
+from aiida_mlipal.runners.keeper import Keeper
+from aiida_mlipal.runners.motion.propagate import propagate
+from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
+from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.exploration_settings import ExplorationSettings
+from aiida_mlipal.science.plan_uncertainty import UncertaintyPlan
+
+__all__ = ('run',)
+
+
+def run(
+    plan: UncertaintyPlan,
+    starts: Configurations,
+    models: Sequence[Any],
+    settings: ExplorationSettings,
+    first: int,
+    keeper: Keeper,
+) -> list[Trajectory]:
+    """Move the replicas with the mean of all members and the bias; notes tell how strong that was at the end."""
+    forces = MaceForces(models)
+    biased = UncertaintyBias(forces, plan)
+    trajectories = propagate(
+        replicas_at(starts, first, plan.replica_temperatures),
+        langevin(plan, biased, settings),
+        plan,
+        settings,
+        max_atoms=settings.batch_atoms,
+        keeper=keeper,
+        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        after_stride=biased.adapt,
+    )
+    keeper.notes['strengths'] = [biased.strength(trajectory.replica.index) for trajectory in trajectories]
+    return trajectories
