@@ -23,7 +23,7 @@ class MaceExploreCalculation(InferenceCalculation):
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
     _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz')
-    CACHE_VERSION = 4
+    CACHE_VERSION = 5
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:

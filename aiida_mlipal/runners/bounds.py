@@ -139,12 +139,14 @@ def out_of_bounds(
     settings: ExplorationSettings,
     *,
     uncertainty: float = float('nan'),
+    bonds_hold: bool = True,
 ) -> str:
     """Return why a frame is out of bounds, or an empty string.
 
     :param max_force: largest force on an atom, eV/Å.
     :param temperature: kinetic, K; NaN where nothing moves.
     :param uncertainty: largest of an atom, eV/Å; NaN where nobody looked.
+    :param bonds_hold: whether molecules of the start have to stay whole.
     """
     if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell).all() and np.isfinite(max_force)):
         return NOT_FINITE
@@ -162,7 +164,7 @@ def out_of_bounds(
     close = _close(replica, frame, settings.min_distance_factor)
     if close:
         return f'{close} (`min_distance_factor`)'
-    apart = _came_apart(replica, frame)
+    apart = _came_apart(replica, frame) if bonds_hold else ''
     if apart:
         return apart
     if settings.max_uncertainty is not None and uncertainty > settings.max_uncertainty:

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
 from aiida_mlipal.runners.cueq import accelerate_models
 from aiida_mlipal.runners.keeper import FOLDER, Keeper
-from aiida_mlipal.runners.plans import dynamics, metadynamics, plumed, replica_exchange, uncertainty_bias
+from aiida_mlipal.runners.plans import (
+    adversarial,
+    basin_hopping,
+    dynamics,
+    metadynamics,
+    neb,
+    normal_modes,
+    plumed,
+    random_search,
+    replica_exchange,
+    uncertainty_bias,
+)
 from aiida_mlipal.runners.pool import quantiles, thin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.configurations import Configurations
@@ -35,6 +46,11 @@ PROGRAMS: Final[dict[str, Callable[..., list[Trajectory]]]] = {
     'plumed': plumed.run,
     'replica_exchange': replica_exchange.run,
     'uncertainty_bias': uncertainty_bias.run,
+    'neb': neb.run,
+    'random_search': random_search.run,
+    'normal_modes': normal_modes.run,
+    'adversarial': adversarial.run,
+    'basin_hopping': basin_hopping.run,
 }
 
 
@@ -83,9 +99,11 @@ def collect(
         for trajectory in trajectories:
             replica = trajectory.replica
             start = replica.start
-            moments = starts.initial_moments[starts.offsets[start] : starts.offsets[start + 1]]
+            atoms = slice(starts.offsets[start], starts.offsets[start + 1])
+            same_atoms = np.array_equal(starts.numbers[atoms], replica.numbers)
+            reference_cell = starts.reference_cell[start] if replica.reference_cell is None else replica.reference_cell
             frames = [(frame, frame.mark or plan.KIND) for frame in trajectory.frames]
-            if trajectory.reason and frames:
+            if trajectory.reason and frames and not trajectory.frames[-1].mark:
                 frames[-1] = (frames[-1][0], 'last_safe')
             if trajectory.unsafe is not None:
                 frames.append((trajectory.unsafe, 'first_unsafe'))
@@ -96,11 +114,12 @@ def collect(
                         positions=frame.positions,
                         cell=frame.cell,
                         pbc=replica.pbc,
-                        magmoms=moments if len(moments) == len(replica.numbers) else None,
+                        magmoms=starts.initial_moments[atoms] if same_atoms else None,
                     ),
-                    'reference_cell': starts.reference_cell[start],
+                    'reference_cell': reference_cell,
                     'charge': starts.charge[start],
-                    'multiplicity': starts.multiplicity[start],
+                    # Other atoms may change the parity of the electrons: the spin is then left to the level of theory.
+                    'multiplicity': starts.multiplicity[start] if same_atoms else 0,
                     'origin': origin,
                     'plan': plan.label,
                     'trajectory': _name(replica, settings),
@@ -189,6 +208,12 @@ def explore(
             for plan, some in visited
             for trajectory in some
             if trajectory.reason
+        ],
+        'found': [
+            {'trajectory': _name(trajectory.replica, settings), 'plan': plan.label, **trajectory.found}
+            for plan, some in visited
+            for trajectory in some
+            if trajectory.found
         ],
         'visited_max_forces_std': uncertainties.tolist(),
         'visited_uncertainty_quantiles': quantiles(uncertainties),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -83,6 +84,10 @@ def pack(trajectories: Sequence[Trajectory]) -> dict[str, NDArray[Any]]:
         'positions': _rows([replica.positions for replica in replicas]),
         'cell': np.array([replica.cell for replica in replicas], dtype=np.float64).reshape(-1, 3, 3),
         'pbc': np.array([replica.pbc for replica in replicas], dtype=np.bool_).reshape(-1, 3),
+        'reference_cell': np.array(
+            [np.full((3, 3), np.nan) if one.reference_cell is None else one.reference_cell for one in replicas]
+        ).reshape(-1, 3, 3),
+        'found': np.array([json.dumps(item.found) for item in trajectories], dtype=np.str_),
         'n_steps': np.array([item.n_steps for item in trajectories], dtype=np.int64),
         'reason': np.array([item.reason for item in trajectories], dtype=np.str_),
         'n_frames': np.array([len(some) for some in frames], dtype=np.int64),
@@ -113,6 +118,7 @@ def unpack(arrays: dict[str, NDArray[Any]]) -> list[Trajectory]:
             positions=arrays['positions'][atoms],
             cell=arrays['cell'][row],
             pbc=arrays['pbc'][row],
+            reference_cell=None if np.isnan(arrays['reference_cell'][row]).all() else arrays['reference_cell'][row],
         )
         frames = [
             Frame(
@@ -132,6 +138,7 @@ def unpack(arrays: dict[str, NDArray[Any]]) -> list[Trajectory]:
                 n_steps=int(arrays['n_steps'][row]),
                 reason=str(arrays['reason'][row]),
                 unsafe=unsafe,
+                found=json.loads(str(arrays['found'][row])),
             )
         )
     return trajectories

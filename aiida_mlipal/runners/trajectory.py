@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.science.configurations import Configurations
 
-__all__ = ('Frame', 'Replica', 'Trajectory', 'replicas_at')
+__all__ = ('Frame', 'Replica', 'Trajectory', 'replica_at', 'replicas_at')
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,6 +27,7 @@ class Replica:
     start: int = 0  #: row of the starts
     temperature: float = float('nan')  #: K
     pressure: float = float('nan')  #: eV/Å³
+    reference_cell: NDArray[np.float64] | None = None  #: ``(3, 3)`` in Å, if not that of the start
 
     @property
     def masses(self) -> NDArray[np.float64]:
@@ -54,6 +56,28 @@ class Trajectory:
     n_steps: int = 0  #: steps done
     reason: str = ''  #: why it stopped before its time, if it did
     unsafe: Frame | None = None  #: the first frame out of bounds, if it can still be labelled
+    found: dict[str, Any] = field(default_factory=dict)  #: what there is to tell beside the frames; plain values
+
+
+def replica_at(
+    starts: Configurations,
+    start: int,
+    index: int,
+    temperature: float = float('nan'),
+    pressure: float = float('nan'),
+) -> Replica:
+    """Return replica ``index``, which begins at row ``start`` of the starts."""
+    atoms = slice(starts.offsets[start], starts.offsets[start + 1])
+    return Replica(
+        index=index,
+        start=start,
+        numbers=starts.numbers[atoms],
+        positions=starts.positions[atoms],
+        cell=starts.cell[start],
+        pbc=starts.pbc[start],
+        temperature=temperature,
+        pressure=pressure,
+    )
 
 
 def replicas_at(
@@ -63,21 +87,13 @@ def replicas_at(
 
     :param pressures: one per replica, eV/Å³.
     """
-    replicas = []
-    for number, temperature in enumerate(temperatures):
-        index = first + number
-        start = index % len(starts)
-        atoms = slice(starts.offsets[start], starts.offsets[start + 1])
-        replicas.append(
-            Replica(
-                index=index,
-                start=start,
-                numbers=starts.numbers[atoms],
-                positions=starts.positions[atoms],
-                cell=starts.cell[start],
-                pbc=starts.pbc[start],
-                temperature=temperature,
-                pressure=float('nan') if pressures is None else pressures[number],
-            )
+    return [
+        replica_at(
+            starts,
+            index % len(starts),
+            index,
+            temperature,
+            float('nan') if pressures is None else pressures[index - first],
         )
-    return replicas
+        for index, temperature in enumerate(temperatures, start=first)
+    ]
