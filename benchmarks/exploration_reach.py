@@ -68,6 +68,14 @@ EXAMPLES: dict[str, tuple[float, dict[str, Any]]] = {
             'n_replicas_per_temperature': 1,
         },
     ),
+    # What these cost follows from their own keys, not from the steps.
+    'random search': (1.0, {'kind': 'random_search', 'n_structures': 8, 'max_steps': 60, 'save_every': 10}),
+    'normal modes': (1.0, {'kind': 'normal_modes', 'temperatures': [1500.0], 'n_frames': 10}),
+    'adversarial': (1.0, {'kind': 'adversarial', 'n_attacks': 4, 'n_moves': 40, 'save_every': 10}),
+    'basin hopping': (
+        1.0,
+        {'kind': 'basin_hopping', 'n_walkers': 4, 'n_hops': 6, 'displacement': 0.6, 'max_steps': 30},
+    ),
 }
 
 

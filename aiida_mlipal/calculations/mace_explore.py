@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from aiida.engine import CalcJobProcessSpec
 from aiida.orm import Dict
@@ -11,6 +13,7 @@ from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
+from aiida_mlipal.science.settings import from_dict
 
 __all__ = ('MaceExploreCalculation',)
 
@@ -41,6 +44,27 @@ class MaceExploreCalculation(InferenceCalculation):
             help='What was visited: number of steps and frames, the uncertainty of every visited frame (also of those '
             'thrown away, with how they were), which replicas stopped and why, speed.',
         )
+
+    @classmethod
+    def _validate_inputs(cls, inputs: Any) -> str | None:
+        """Refuse what the model, or a plan, cannot begin from."""
+        problem = super()._validate_inputs(inputs)
+        if problem is not None or not {'model', 'starts', 'settings'} <= set(inputs):
+            return problem
+        model, starts = inputs['model'], inputs['starts'].configurations
+        try:
+            plans = from_dict(ExplorationSettings, inputs['settings'].get_dict()).read_plans()
+            for plan in plans:
+                plan.check_starts(starts)
+        except ValueError as exception:
+            return f'`settings`: {exception}'
+        unsure = [plan.label for plan in plans if plan.NEEDS_UNCERTAINTY]
+        if unsure and model.base.attributes.get('uncertainty') == 'none':
+            return (
+                f'plan `{unsure[0]}` needs an uncertainty, but the model is a single one without: give a committee, or '
+                'one trained with `uncertainty: llpr` or `heads`.'
+            )
+        return None
 
     @classmethod
     def check_frames(cls, model: MlipModelData, frames: ConfigurationsData) -> str | None:

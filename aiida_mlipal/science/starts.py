@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.plan_neb import NebPlan
 from aiida_mlipal.science.settings import check_number, unknown_name
 
-__all__ = ('SOURCES', 'check_shares', 'choose_starts', 'counts', 'weights_of')
+__all__ = ('SOURCES', 'check_shares', 'choose_starts', 'counts', 'weights_of', 'with_ends')
 
 #: Where starts can come from. What a source lacks (two are empty in the first iteration) is taken from the first.
 SOURCES: Final = {
@@ -95,3 +96,24 @@ def choose_starts(
         parts.append(frames.take(np.array(fresh, dtype=np.int64)).with_columns(origin=[source] * len(fresh)))
     chosen = Configurations.concatenate(parts)
     return chosen.take(rng.permutation(len(chosen)))
+
+
+def with_ends(
+    starts: Configurations, structures: Configurations, plans: Sequence[Mapping[str, Any]]
+) -> tuple[Configurations, list[dict[str, Any]]]:
+    """Return starts that hold the ends of all paths too, and the plans with ends that are rows of these.
+
+    :param plans: where the ends of a path are numbers of ``structures``.
+    """
+    found = []
+    for plan in plans:
+        item = dict(plan)
+        if item.get('kind') == NebPlan.KIND:
+            pairs = item.get('ends', NebPlan.ends)
+            ids = {number: str(structures.frame_id[number]) for pair in pairs for number in pair}
+            missing = [number for number, frame_id in ids.items() if frame_id not in starts.frame_id]
+            more = structures.take(np.array(missing, dtype=np.int64))
+            starts = Configurations.concatenate([starts, more.with_columns(origin=['end'] * len(more))])
+            item['ends'] = [starts.index_of([ids[number] for number in pair]).tolist() for pair in pairs]
+        found.append(item)
+    return starts, found

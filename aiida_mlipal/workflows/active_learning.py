@@ -323,9 +323,10 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
 
     def _sources_of_starts(self) -> dict[str, orm.Data]:
         """Return what the rule for the starts asks for beside the dataset, as far as it exists."""
-        shares = self.inputs.exploration.get_dict().get('starts', {})
+        exploration = self.inputs.exploration.get_dict()
+        shares, plans = exploration.get('starts', {}), exploration.get('plans', [])
         sources = {}
-        if shares.get('structures'):
+        if shares.get('structures') or any(plan['kind'] == 'neb' for plan in plans):
             sources['structures'] = self.ctx.seeds.outputs.parents
         if 'exploration_process' in self.ctx and (shares.get('uncertain') or shares.get('last_safe')):
             explored = self.ctx.exploration_process.outputs

@@ -126,6 +126,14 @@ def check_sizes(
             f'`n_labels` of the selection is {n_labels}, more than the {max_candidates} candidates that an exploration '
             'keeps: raise `max_candidates` of the exploration or lower `n_labels`.'
         )
+    for plan in explore.get('plans', ()):
+        ends = plan.get('ends', ((0, 1),)) if plan.get('kind') == 'neb' else ()
+        last = max((number for pair in ends for number in pair), default=-1)
+        if last >= n_structures:
+            problems.append(
+                f'`ends` of a plan `neb` names structure {last}, counted from 0, but there are {n_structures}: add the '
+                'end points to the structures.'
+            )
     uncertainty = train.get('uncertainty', 'ensemble')
     if n_members is not None and n_members > 1 and uncertainty != 'ensemble':
         problems.append(

@@ -38,6 +38,12 @@ def test_job_returns_pool_evaluation_and_results(python_code, committee_node):
         ([bulk('Cu')], {}, 'single atom'),
         ([], {}, 'no frames'),
         ([bulk('Cu', cubic=True)], {'temperature': [300]}, 'Did you mean `temperatures`'),
+        ([bulk('Cu', cubic=True)], {'plans': [{'kind': 'neb'}]}, 'names row 1, but there are only 1 starts'),
+        (
+            [bulk('Cu', cubic=True), bulk('Cu', cubic=True) * (2, 1, 1)],
+            {'plans': [{'kind': 'neb'}]},
+            'give the same atoms in the same order',
+        ),
     ],
 )
 def test_bad_input_is_refused_before_submission(python_code, committee_node, frames, settings, message):

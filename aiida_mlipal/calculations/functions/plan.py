@@ -14,7 +14,7 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
-from aiida_mlipal.science.starts import choose_starts
+from aiida_mlipal.science.starts import choose_starts, with_ends
 
 __all__ = ('plan_final_training', 'plan_iteration', 'start_campaign')
 
@@ -88,7 +88,7 @@ def plan_iteration(
     tells; see :func:`aiida_mlipal.science.starts.choose_starts`.
 
     :param pool: of the previous iteration, with what its models said of it and of the dataset of that time.
-    :param structures: that the campaign was given.
+    :param structures: that the campaign was given; ends of paths are numbers of these and follow the other starts.
     """
     iteration = decision['iteration'] + 1
     settings = exploration.get_dict()
@@ -111,6 +111,8 @@ def plan_iteration(
         structures=none if structures is None else structures.configurations,
         rng=rng,
     )
+    if structures is not None:
+        starts, settings['plans'] = with_ends(starts, structures.configurations, list(plan.plans))
     return {
         'training': _training(training.get_dict(), seed.value, iteration),
         'exploration': orm.Dict(settings),

@@ -82,3 +82,19 @@ def test_starts_continue_where_the_previous_iteration_broke():
     assert by_origin['structures'] == set(structures.configurations.frame_id.tolist())
     assert by_origin['training'] <= set(dataset.configurations.frame_id.tolist())
     assert plan['starts'].base.links.get_incoming().one().node.inputs.pool.uuid == pool.uuid
+
+
+def test_ends_of_paths_are_structures_of_the_campaign():
+    dataset = _dataset()
+    structures = Configurations.from_atoms([bulk('Si', cubic=True), bulk('Si', cubic=True) * (2, 1, 1), bulk('Si')])
+    exploration = {'plans': [{'kind': 'dynamics', 'temperatures': [300.0]}, {'kind': 'neb', 'ends': [[2, 0]]}]}
+    plan = plan_iteration(
+        dataset=dataset, decision=start_campaign(dataset), seed=orm.Int(1), training=orm.Dict({'n_members': 1}),
+        exploration=orm.Dict(exploration), selection=orm.Dict({'n_labels': 4}),
+        structures=ConfigurationsData(structures),
+    )  # fmt: skip
+    starts = plan['starts'].configurations
+    first, last = plan['exploration']['plans'][1]['ends'][0]
+    assert starts.frame_id[[first, last]].tolist() == structures.frame_id[[2, 0]].tolist()
+    assert starts.origin.tolist() == ['training'] * 5 + ['end'] * 2
+    assert plan['exploration']['plans'][0] == exploration['plans'][0]
