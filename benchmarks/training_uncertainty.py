@@ -105,20 +105,19 @@ def quality(test: Any, evaluation: Any, cost: float) -> Figures:
     error = np.sqrt(np.mean((evaluation.forces - test.forces) ** 2, axis=1))
     worst = np.maximum.reduceat(error, evaluation.offsets[:-1])
 
-    def ratio(atoms: Any) -> float:
-        return float(np.sqrt(np.mean(error[atoms] ** 2) / np.mean(evaluation.forces_std[atoms] ** 2)))
+    def ratio(expected: Any, atoms: Any) -> float:
+        return float(np.sqrt(np.mean(error[atoms] ** 2) / np.mean(expected[atoms] ** 2)))
 
     even = np.arange(len(test)) % 2 == 0
     roles = test.with_columns(role=np.where(even, 'calibration', 'test'))
-    n_members = evaluation.member_energy.shape[1]
-    found = calibrate(roles, evaluation, lower_factor=1.0, upper_factor=2.0, n_members=n_members)
+    found = calibrate(roles, evaluation, lower_factor=1.0, upper_factor=2.0)
     assert found is not None
     return Figures(
         cost=cost,
         per_atom=float(spearmanr(evaluation.forces_std, error).statistic),
         per_frame=float(spearmanr(evaluation.max_forces_std, worst).statistic),
-        before=ratio(slice(None)),
-        after=ratio(np.repeat(~even, test.n_atoms)) / found.alpha,
+        before=ratio(evaluation.forces_std, slice(None)),
+        after=ratio(found.error_map(evaluation.forces_std), np.repeat(~even, test.n_atoms)),
     )
 
 

@@ -19,7 +19,7 @@ class MaceEvaluateCalculation(InferenceCalculation):
     _ENTRY_POINT = 'mlipal.mace.evaluate'
     _SETTINGS = InferenceSettings
     _RETRIEVE_TEMPORARY = ('evaluation.npz',)
-    CACHE_VERSION = 1
+    CACHE_VERSION = 2
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:

@@ -26,7 +26,7 @@ class MaceExploreCalculation(InferenceCalculation):
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
     _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz')
-    CACHE_VERSION = 5
+    CACHE_VERSION = 6
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:

@@ -84,6 +84,7 @@ def status_text(status: CampaignStatus, training: Sequence[TrainingProgress] = (
     lines += [line for job in training for line in training_lines(job)]
     if status.last:
         lines += _error_lines(status.last)
+    lines += [f'ALARM      {alarm}' for alarm in status.alarms]
     lines += [f'budget     {line}' for line in _budget_lines(status)]
     lines += [f'failed     {line}' for line in status.failures]
     lines += [f'WARNING    {problem}' for problem in problems]

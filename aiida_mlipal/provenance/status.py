@@ -17,6 +17,7 @@ from aiida_mlipal.provenance.processes import Process, called_by, created_by
 __all__ = (
     'CampaignStatus',
     'committees_of',
+    'coverage_of',
     'decisions_of',
     'read_status',
     'training_sizes',
@@ -53,6 +54,7 @@ class CampaignStatus:
     paid_labels: int  #: labels that count against the budget
     budget: dict[str, Any]
     decisions: tuple[dict[str, Any], ...] = ()
+    coverage: tuple[dict[str, Any], ...] = ()  #: of the intervals of each iteration, by its new random labels
     training_jobs: tuple[int, ...] = ()  #: PKs of the training jobs that run now
     failures: tuple[str, ...] = field(default=())  #: processes that failed, labels excluded
 
@@ -66,11 +68,30 @@ class CampaignStatus:
         """The last decision, empty before the first."""
         return self.decisions[-1] if self.decisions else {}
 
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """What the newest labels of the random stream say against the calibration, nothing if it held."""
+        return tuple(self.coverage[-1]['messages']) if self.coverage else ()
+
 
 def decisions_of(processes: Sequence[Process]) -> list[dict[str, Any]]:
     """Return the decisions among the results of ``processes``, in the order of iterations."""
     pks = [process.pk for process in processes if process.name == 'decide_iteration']
     return sorted((node.get_dict() for node in created_by(pks, orm.Dict).values()), key=lambda item: item['iteration'])
+
+
+def coverage_of(processes: Sequence[Process]) -> list[dict[str, Any]]:
+    """Return the checks of the calibrations among the results of ``processes`` with their ``iteration``, in order.
+
+    Iterations in which nothing could be tested, such as the first, are left out.
+    """
+    checks = []
+    for process in processes:
+        if process.name == 'check_calibration' and process.is_ok:
+            inputs = orm.load_node(process.pk).base.links.get_incoming(link_label_filter='selection').one().node
+            (result,) = created_by([process.pk], orm.Dict).values()
+            checks.append({'iteration': inputs.base.attributes.get('iteration'), 'pk': result.pk, **result.get_dict()})
+    return sorted((check for check in checks if check['tested']), key=lambda check: check['iteration'])
 
 
 def committees_of(processes: Sequence[Process]) -> list[MlipModelData]:
@@ -122,6 +143,7 @@ def read_status(node: orm.WorkChainNode) -> CampaignStatus:
         paid_labels=sum(counts[process.pk][1] for process in labelling if process.pk in own_pks),
         budget=node.inputs.budget.get_dict() if 'budget' in node.inputs else {},
         decisions=tuple(decisions_of(processes)),
+        coverage=tuple(coverage_of(processes)),
         training_jobs=tuple(p.pk for p in processes if p.is_active and p.name == 'MaceTrainCalculation'),
         failures=tuple(
             f'{process.name}<{process.pk}>: {process.exit_message or process.state}'

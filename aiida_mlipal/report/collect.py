@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from aiida import orm
+from numpy.typing import NDArray
 
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.selection import SelectionData
@@ -17,6 +18,7 @@ from aiida_mlipal.report.cost import StageCost, cost_per_stage
 from aiida_mlipal.science.calibration import Calibration, calibrate
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
+from aiida_mlipal.science.uncertainty import NEED_TRAINING_FRAMES, measure, parts_of
 
 __all__ = ('Predictions', 'Record', 'SelectionRecord', 'collect')
 
@@ -29,6 +31,24 @@ class Predictions:
     frames: Configurations
     evaluation: Evaluation
     calibration: Calibration | None  #: fitted on the calibration frames
+    uncertainty: NDArray[np.float64]  #: of each atom, (A,), by the measure that is calibrated
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the uncertainty is a spread of forces, which can be held against errors as it is."""
+        return self.calibration is None or self.calibration.uncertainty in ('forces_max', 'forces_mean')
+
+    def on_test_atoms(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return uncertainties (A,), expected errors (A,) and errors (A, 3) on test frames; on all if there is no test.
+
+        Without a calibration the expected errors are the uncertainties.
+        """
+        test = self.frames.role == 'test'
+        used = test if self.calibration is not None and test.any() else np.ones(len(test), dtype=bool)
+        rows = np.repeat(used, self.frames.n_atoms)
+        raw = self.uncertainty[rows]
+        expected = raw if self.calibration is None else self.calibration.error_map(raw)
+        return raw, expected, (self.evaluation.forces - self.frames.forces)[rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +150,24 @@ def _predictions(
         return None
     evaluation = _rows(evaluations, stream.frame_id.tolist())
     selection = node.inputs.selection.get_dict() if 'selection' in node.inputs else {}
+    # Distances from the training frames are out: the final model has evaluated the random frames alone.
+    name = selection.get('uncertainty', 'forces_max')
+    name = 'forces_max' if NEED_TRAINING_FRAMES & set(parts_of(name)) else name
+    found = measure(name, evaluation, evaluation.descriptors[:0])
     try:
         calibration = calibrate(
             stream,
             evaluation,
             lower_factor=selection.get('lower_factor', 1.5),
             upper_factor=selection.get('upper_factor', 10.0),
-            n_members=nodes[0].n_members,
+            uncertainty=name,
+            decay=selection.get('calibration_decay', 1.0),
         )
     except ValueError:
         calibration = None
-    return Predictions(model=model, frames=stream, evaluation=evaluation, calibration=calibration)
+    return Predictions(
+        model=model, frames=stream, evaluation=evaluation, calibration=calibration, uncertainty=found.per_atom
+    )
 
 
 def _final_evaluation(processes: list[Process]) -> tuple[str, list[EvaluationData]]:

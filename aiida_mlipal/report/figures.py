@@ -19,12 +19,13 @@ __all__ = (
     'equation_of_state',
     'label_costs',
     'learning_curve',
+    'new_axes',
     'parity',
-    'uncertainty',
+    'styled',
 )
 
 
-def _styled(draw: Callable[..., Any]) -> Callable[..., str]:
+def styled(draw: Callable[..., Any]) -> Callable[..., str]:
     """Run a figure function in the report's style and return its figure as SVG."""
 
     def wrapper(*arguments: Any, **keywords: Any) -> str:
@@ -39,19 +40,20 @@ def _styled(draw: Callable[..., Any]) -> Callable[..., str]:
     return wrapper
 
 
-def _axes(n: int, width: float = 3.6, height: float = 3.0) -> tuple[Any, list[Any]]:
+def new_axes(n: int, width: float = 3.6, height: float = 3.0) -> tuple[Any, list[Any]]:
+    """Return a figure and its ``n`` axes side by side, each of this size in inches."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, n, figsize=(width * n, height), layout='constrained', squeeze=False)
     return figure, list(axes[0])
 
 
-@_styled
+@styled
 def learning_curve(
     sizes: Sequence[int], force: Sequence[float], energy: Sequence[float], targets: Mapping[str, float]
 ) -> Any:
     """Draw errors (eV/Å, eV per atom) against the number of training frames, with the targets of the campaign."""
-    figure, axes = _axes(2)
+    figure, axes = new_axes(2)
     for axis, values, colour, name, target in (
         (axes[0], force, ACCENT, 'force RMSE (meV/Å)', targets.get('force_rmse')),
         (axes[1], energy, SECOND, 'energy error (meV/atom)', targets.get('energy_mae_per_atom')),
@@ -78,7 +80,7 @@ def learning_curve(
     return figure
 
 
-@_styled
+@styled
 def parity(predictions: Predictions) -> Any:
     """Draw predicted against computed energies (per atom, from the mean of their composition) and force components."""
     frames, evaluation = predictions.frames, predictions.evaluation
@@ -86,7 +88,7 @@ def parity(predictions: Predictions) -> Any:
     offset = np.empty(len(frames))
     for rows in frames.group_by_composition().values():
         offset[rows] = per_atom[rows].mean()
-    figure, axes = _axes(2, 3.5, 3.4)
+    figure, axes = new_axes(2, 3.5, 3.4)
     test = frames.role == 'test'
     energies = (1000 * (per_atom - offset), 1000 * (evaluation.energy / frames.n_atoms - offset))
     atoms = np.repeat(test, frames.n_atoms)
@@ -114,48 +116,10 @@ def parity(predictions: Predictions) -> Any:
     return figure
 
 
-@_styled
-def uncertainty(predictions: Predictions) -> Any:
-    """Draw, atom by atom on test frames, the actual error against the expected one, before and after calibration."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    frames, evaluation = predictions.frames, predictions.evaluation
-    alpha = predictions.calibration.alpha if predictions.calibration else None
-    used = frames.role == 'test' if alpha is not None and (frames.role == 'test').any() else np.ones(len(frames), bool)
-    rows = np.repeat(used, frames.n_atoms)
-    error = 1000 * np.sqrt(np.mean((evaluation.forces - frames.forces)[rows] ** 2, axis=1))
-    spread = 1000 * evaluation.forces_std[rows]
-    figure, (axis,) = _axes(1, 4.6, 3.7)
-    shown = spread * (alpha or 1.0)
-    good = (shown > 0) & (error > 0)
-    axis.scatter(shown[good], error[good], s=10, lw=0, alpha=0.55, color=ACCENT, label='atoms')
-    limits = [min(shown[good].min(), error[good].min()), max(shown[good].max(), error[good].max())]
-    axis.plot(limits, limits, color=INK, lw=0.9, alpha=0.6, label='expected = actual')
-    if alpha is not None:
-        axis.plot(*_binned(spread, error), color=INK, lw=1, ls=(0, (2, 2)), alpha=0.55, label='binned, raw spread')
-    axis.plot(*_binned(shown, error), color=SECOND, marker='o', ms=4, label='binned RMS')
-    what = 'committee spread' if evaluation.member_energy.shape[1] > 1 else 'uncertainty of the model'
-    name = f'{alpha:.2f} times the {what}' if alpha is not None else what
-    axis.set(xscale='log', yscale='log', xlabel=f'expected force error: {name} (meV/Å)', ylabel='force error (meV/Å)')
-    for ticks in (axis.xaxis, axis.yaxis):
-        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ticks.set_major_formatter('{x:g}')
-        ticks.set_minor_formatter(NullFormatter())
-    axis.legend(loc='upper left')
-    return figure
-
-
-def _binned(x: NDArray[np.float64], y: NDArray[np.float64], n_bins: int = 8) -> tuple[Any, Any]:
-    """Return the RMS of x and y in bins of equal counts along x."""
-    order = np.array_split(np.argsort(x, kind='stable'), min(n_bins, max(1, len(x) // 5)))
-    rms = [(np.sqrt(np.mean(x[rows] ** 2)), np.sqrt(np.mean(y[rows] ** 2))) for rows in order if len(rows)]
-    return tuple(zip(*rms, strict=True))  # type: ignore[return-value]
-
-
-@_styled
+@styled
 def class_bars(selections: Sequence[SelectionRecord]) -> Any:
     """Draw how many frames of each pool fell into each class."""
-    figure, (axis,) = _axes(1, 7.2, 0.9 + 0.42 * len(selections))
+    figure, (axis,) = new_axes(1, 7.2, 0.9 + 0.42 * len(selections))
     left = np.zeros(len(selections))
     rows = np.arange(len(selections))
     for name, colour in CLASS_COLOURS.items():
@@ -181,7 +145,7 @@ def class_bars(selections: Sequence[SelectionRecord]) -> Any:
     return figure
 
 
-@_styled
+@styled
 def descriptor_maps(selections: Sequence[SelectionRecord]) -> Any:
     """Draw the two principal components of the pool's descriptors, coloured by class, one map per iteration."""
     from matplotlib import pyplot
@@ -233,13 +197,13 @@ def _principal_components(descriptors: NDArray[np.float64]) -> tuple[NDArray[np.
     return u[:, :2] * s[:2], s[:2] ** 2 / np.sum(s**2)
 
 
-@_styled
+@styled
 def equation_of_state(entries: Sequence[Mapping[str, Any]]) -> Any:
     """Draw energy against volume of reference and model, each from the minimum of its own fit."""
     from aiida_mlipal.science.eos import birch_murnaghan
     from aiida_mlipal.science.units import GPA
 
-    figure, axes = _axes(len(entries), 4.2, 3.1)
+    figure, axes = new_axes(len(entries), 4.2, 3.1)
     for axis, entry in zip(axes, entries, strict=True):
         for key, colour, marker, name in (('teacher', ACCENT, 'o', 'reference'), ('model', SECOND, 's', 'model')):
             fit = entry.get(key)
@@ -256,12 +220,12 @@ def equation_of_state(entries: Sequence[Mapping[str, Any]]) -> Any:
     return figure
 
 
-@_styled
+@styled
 def label_costs(costs: Sequence[LabelCost]) -> Any:
     """Draw core seconds per label: against the size with the fitted model if sizes differ, else their distribution."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, (axis,) = _axes(1, 4.6, 3.3)
+    figure, (axis,) = new_axes(1, 4.6, 3.3)
     rows = [(Size(cost.n_electrons, cost.n_kpoints or 1), cost.core_s) for cost in costs if cost.n_electrons]
     rows = [(size, seconds) for size, seconds in rows if seconds > 0]  # what came from a cache cost nothing
     if len({size for size, _ in rows}) < 2:

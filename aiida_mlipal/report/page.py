@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from aiida_mlipal.report import figures
+from aiida_mlipal.report import calibration_figures, figures
 from aiida_mlipal.report.collect import Record
 from aiida_mlipal.report.style import CLASS_COLOURS
+from aiida_mlipal.science.calibration.metrics import LEVELS, metrics
 
 __all__ = ('render',)
 
@@ -47,7 +48,7 @@ def render(record: Record) -> str:
     environment = Environment(
         loader=PackageLoader('aiida_mlipal.report', '.'), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(milli=_milli, duration=_duration, short=_short)
+    environment.filters.update(milli=_milli, duration=_duration, short=_short, digits=_digits)
     return environment.get_template('report.html.j2').render(
         record=record,
         status=record.status,
@@ -56,10 +57,12 @@ def render(record: Record) -> str:
         figures=_figures(record),
         curve=_curve(record),
         outcomes=_OUTCOMES,
+        calibrations=_calibrations(record),
         selected=_selected(record),
         classes=[(name, colour, _MEANING[name]) for name, colour in CLASS_COLOURS.items()],
         level_of_theory=_flat(record.level_of_theory),
         settings={name: _flat(values) for name, values in record.settings.items()},
+        levels=[f'{100 * level:.0f}' for level in LEVELS],
         max_rows=_MAX_ROWS,
         written=datetime.now(UTC),
         version=__version__,
@@ -68,6 +71,10 @@ def render(record: Record) -> str:
 
 def _milli(value: float | None, digits: int = 1) -> str:
     return '-' if value is None else f'{1000 * value:.{digits}f}'
+
+
+def _digits(value: float | None, digits: int = 2) -> str:
+    return '-' if value is None else f'{value:.{digits}f}'
 
 
 def _duration(seconds: float) -> str:
@@ -146,9 +153,12 @@ def _figures(record: Record) -> dict[str, str]:
         drawn['learning_curve'] = figures.learning_curve(*columns, record.settings.get('convergence', {}))
     if record.predictions is not None:
         drawn['parity'] = figures.parity(record.predictions)
-        spread = record.predictions.evaluation.forces_std
-        if np.isfinite(spread).all() and (spread > 0).any():
-            drawn['uncertainty'] = figures.uncertainty(record.predictions)
+        values = record.predictions.uncertainty
+        if np.isfinite(values).all() and (values > 0).all():
+            drawn['uncertainty'] = calibration_figures.uncertainty(record.predictions)
+            drawn['reliability_curve'] = calibration_figures.reliability_curve(record.predictions)
+    if record.status.coverage:
+        drawn['coverage'] = calibration_figures.coverage(record.status.coverage)
     selections = [selection for selection in record.selections if len(selection.columns['frame_id'])]
     if selections:
         drawn['class_bars'] = figures.class_bars(selections)
@@ -158,6 +168,18 @@ def _figures(record: Record) -> dict[str, str]:
     if any('teacher' in entry for entry in record.validation.get('eos', [])):
         drawn['equation_of_state'] = figures.equation_of_state(record.validation['eos'])
     return drawn
+
+
+def _calibrations(record: Record) -> list[tuple[str, dict[str, Any]]]:
+    """Return how good the uncertainties are, on the frames that they were calibrated on and on test frames."""
+    predictions = record.predictions
+    if predictions is None or predictions.calibration is None:
+        return []
+    found = [('calibration', predictions.calibration.metrics)]
+    if (predictions.frames.role == 'test').any():
+        _, expected, errors = predictions.on_test_atoms()
+        found.append(('test', metrics(expected, errors, predictions.calibration.lower)))
+    return found
 
 
 def _selected(record: Record) -> list[dict[str, Any]]:

@@ -201,7 +201,8 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
     energy = np.zeros((n_members, len(frames)))
     forces = np.zeros((n_members, len(frames.numbers), 3))
     stress = np.zeros((n_members, len(frames), 6))
-    energy_std, forces_std = np.full(len(frames), np.nan), np.full(len(frames.numbers), np.nan)
+    energy_std, stress_std = np.full((2, len(frames)), np.nan)
+    forces_std = np.full(len(frames.numbers), np.nan)
     descriptors: list[NDArray[np.float64]] = []
     for batch in _batches(frames.n_atoms, batch_atoms):
         first, last = batch[0], batch[-1] + 1
@@ -231,7 +232,7 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
         raise FloatingPointError(f'a prediction is not finite, for example of the frames {bad[:3]}.')
     if n_members > 1:
         energy_std = energy.std(axis=0, ddof=1)
-        forces_std = np.sqrt(forces.var(axis=0, ddof=1).mean(axis=-1))
+        forces_std, stress_std = (np.sqrt(each.var(axis=0, ddof=1).mean(axis=-1)) for each in (forces, stress))
     return Evaluation(
         frame_id=frames.frame_id,
         n_atoms=frames.n_atoms,
@@ -240,6 +241,7 @@ def evaluate(frames: Configurations, models: Sequence[Any], *, batch_atoms: int)
         stress=stress.mean(axis=0),
         energy_std=energy_std,
         forces_std=forces_std,
+        stress_std=stress_std,
         member_energy=energy.T,
         descriptors=np.concatenate(descriptors) if descriptors else np.zeros((0, 0)),
     )

@@ -19,6 +19,7 @@ class Evaluation(Columns):
     ``forces_std`` is the committee's spread per Cartesian component, sqrt(sum over x, y, z of the sample variance / 3),
     so that it compares with a force RMSE per component. For a single model it is the standard deviation that its
     last layer tells (see :mod:`aiida_mlipal.science.last_layer`), in the same sense, or NaN; as is ``energy_std``.
+    ``stress_std`` is, like ``forces_std``, per component (of six), of committees alone.
     ``descriptors`` are per frame: the mean over atoms of the first member's invariant node features.
     """
 
@@ -34,6 +35,8 @@ class Evaluation(Columns):
     energy_std: NDArray[np.float64] = field(metadata=per_frame('<f8'))
     #: (A,) eV/Å per component
     forces_std: NDArray[np.float64] = field(metadata=per_atom('<f8'))
+    #: (F,) eV/Å³ per component; NaN for one model, and if not periodic
+    stress_std: NDArray[np.float64] = field(metadata=per_frame('<f8', default=np.nan))
     #: (F, K) eV
     member_energy: NDArray[np.float64] = field(metadata=per_frame('<f8', None))
     #: (F, D)

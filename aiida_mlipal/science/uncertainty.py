@@ -19,7 +19,7 @@ from aiida_mlipal.science.duplicates import nearest_distance
 from aiida_mlipal.science.evaluation import Evaluation
 from aiida_mlipal.science.settings import unknown_name
 
-__all__ = ('MEASURES', 'Uncertainty', 'measure', 'parts_of', 'size_factor', 'typical_maximum')
+__all__ = ('MEASURES', 'NEED_TRAINING_FRAMES', 'Uncertainty', 'measure', 'parts_of', 'size_factor', 'typical_maximum')
 
 Floats = NDArray[np.float64]
 
@@ -48,18 +48,23 @@ def _energy_per_atom(evaluation: Evaluation, reference: Floats) -> Uncertainty:
     return _on_all_atoms(evaluation, evaluation.energy_std / evaluation.n_atoms)
 
 
+def _stress(evaluation: Evaluation, reference: Floats) -> Uncertainty:
+    """Return the spread of the stress, eV/Å³ per component; NaN for frames that are not periodic."""
+    return _on_all_atoms(evaluation, evaluation.stress_std)
+
+
 def _latent_distance(evaluation: Evaluation, reference: Floats) -> Uncertainty:
     """Return the distance to the nearest training frame, in standard deviations of the training frames' descriptors.
 
     Janet, Duan, Yang, Nandy and Kulik, Chem. Sci. 10, 7913 (2019). Divided by the root of the number of components
-    that vary. Infinite without training frames.
+    that vary. Infinite without training frames that differ.
     """
-    if len(reference) == 0:
+    scale = reference.std(axis=0) if len(reference) else np.zeros(0)
+    varies = scale > _NOISE * np.abs(reference).max(initial=0)
+    if not varies.any():
         return _on_all_atoms(evaluation, np.full(len(evaluation), np.inf))
-    scale = reference.std(axis=0)
-    varies = scale > _NOISE * np.abs(reference).max()
     table, known = (rows[:, varies] / scale[varies] for rows in (evaluation.descriptors, reference))
-    return _on_all_atoms(evaluation, nearest_distance(table, known) / np.sqrt(max(1, varies.sum())))
+    return _on_all_atoms(evaluation, nearest_distance(table, known) / np.sqrt(varies.sum()))
 
 
 def _mahalanobis(evaluation: Evaluation, reference: Floats) -> Uncertainty:
@@ -90,11 +95,14 @@ _MEASURES: Final[dict[str, Callable[[Evaluation, Floats], Uncertainty]]] = {
     'forces_max': _forces_max,
     'forces_mean': _forces_mean,
     'energy_per_atom': _energy_per_atom,
+    'stress': _stress,
     'latent_distance': _latent_distance,
     'mahalanobis': _mahalanobis,
 }
-#: The spread that the first three look at is that of a committee, or what one model with ``llpr`` or ``heads`` says.
+#: The spread that the first four look at is that of a committee, or what one model with ``llpr`` or ``heads`` says.
 MEASURES: Final = tuple(_MEASURES)
+#: Those that look at the descriptors of the training frames.
+NEED_TRAINING_FRAMES: Final = frozenset({'latent_distance', 'mahalanobis'})
 
 
 def _on_all_atoms(evaluation: Evaluation, per_frame: Floats) -> Uncertainty:

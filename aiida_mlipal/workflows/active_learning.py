@@ -9,21 +9,22 @@ from aiida.engine import ToContext, WorkChain, if_, while_
 from aiida.manage.caching import disable_caching
 from aiida.plugins import CalculationFactory
 
+from aiida_mlipal.calculations.functions.calibrate import calibrate_uncertainty
 from aiida_mlipal.calculations.functions.costs import predict_label_costs
 from aiida_mlipal.calculations.functions.dataset import read_clock
 from aiida_mlipal.calculations.functions.decide import decide_iteration
 from aiida_mlipal.calculations.functions.drift import measure_drift
 from aiida_mlipal.calculations.functions.grow import grow_dataset
 from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
-from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_candidates, select_frames
+from aiida_mlipal.calculations.functions.select import select_candidates, select_frames
 from aiida_mlipal.calculations.mace_train import unfit_training
 from aiida_mlipal.data.configurations import ConfigurationsData
-from aiida_mlipal.data.model import MlipModelData
-from aiida_mlipal.data.selection import SelectionData
 from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.workflows.builder import CampaignBuilderMixin
 from aiida_mlipal.workflows.campaign_inputs import validate_campaign
+from aiida_mlipal.workflows.campaign_outputs import define_outputs
+from aiida_mlipal.workflows.coverage import check_coverage
 from aiida_mlipal.workflows.explore import ExploreWorkChain
 from aiida_mlipal.workflows.label import LabelWorkChain
 from aiida_mlipal.workflows.once import submit_once
@@ -103,24 +104,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             cls.finish,
         )
 
-        spec.output('model', valid_type=MlipModelData, required=False, help='The final committee.')
-        spec.output('dataset', valid_type=ConfigurationsData, required=False, help='All frames with their labels.')
-        spec.output('decision', valid_type=orm.Dict, required=False, help='The last decision: why the campaign ended.')
-        spec.output('validation', valid_type=orm.Dict, required=False, help='Learning curve and equations of state.')
-        for namespace, valid_type in (
-            ('models', MlipModelData),
-            ('selections', SelectionData),
-            ('calibrations', orm.Dict),
-            ('decisions', orm.Dict),
-            ('drifts', orm.Dict),
-        ):
-            spec.output_namespace(namespace, dynamic=True, valid_type=valid_type, help=f'{namespace} by iteration.')
-        spec.exit_code(410, 'ERROR_SEEDS_FAILED', message='No seeds to start from. {reason}')
-        spec.exit_code(420, 'ERROR_LABELS_FAILED', message='Labelling failed. {reason}')
-        spec.exit_code(430, 'ERROR_TRAINING_FAILED', message='Training failed. {reason}')
-        spec.exit_code(440, 'ERROR_EXPLORATION_FAILED', message='Exploration failed. {reason}')
-        spec.exit_code(450, 'ERROR_EVALUATION_FAILED', message='Evaluating the committee failed. {reason}')
-        spec.exit_code(460, 'ERROR_VALIDATION_FAILED', message='Validation failed. {reason}')
+        define_outputs(spec)
 
     # -- the first dataset ---------------------------------------------------------------------------------------
 
@@ -218,14 +202,14 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             return self._stop(self.exit_codes.ERROR_EVALUATION_FAILED, self.ctx.evaluation_process)
         exploration = self.ctx.exploration_process.outputs
         evaluation = self.ctx.evaluation_process.outputs.evaluation
-        calibration = calibrate_uncertainty(self.ctx.dataset, evaluation, self.inputs.selection)
+        self.ctx.calibration = calibrate_uncertainty(self.ctx.dataset, evaluation, self.inputs.selection)
         chosen = select_frames(
             pool=exploration.pool,
             evaluation=exploration.evaluation,
             exploration=exploration.results,
             dataset=self.ctx.dataset,
             dataset_evaluation=evaluation,
-            calibration=calibration,
+            calibration=self.ctx.calibration,
             selection=self.inputs.selection,
             budget=self.inputs.budget,
             decision=self.ctx.decision,
@@ -234,7 +218,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             **prescreen_inputs(self),
         )
         self.ctx.selection, self.ctx.frames = chosen['selection'], chosen['frames']
-        self.out(f'calibrations.{self._name}', calibration)
+        self.out(f'calibrations.{self._name}', self.ctx.calibration)
         drift = measure_drift(exploration.pool, exploration.evaluation, self.ctx.dataset, evaluation)
         self.out(f'drifts.{self._name}', drift)
         self.out(f'selections.{self._name}', self.ctx.selection)
@@ -250,8 +234,9 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         return self._submit_labels(f'label_{self._name}', self.ctx.frames, expected=expected)
 
     def extend_dataset(self) -> Any:
-        """Add the new labels, accepted and rejected, to the dataset."""
+        """Add the new labels, accepted and rejected, to the dataset; see whether they are as was expected of them."""
         if 'labels' in self.ctx.labels.outputs:
+            check_coverage(self, self._name)
             self._grow_dataset(
                 dataset=self.ctx.dataset,
                 dataset_evaluation=self.ctx.evaluation_process.outputs.evaluation,

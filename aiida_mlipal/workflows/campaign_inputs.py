@@ -18,6 +18,7 @@ from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_checks import check_cells, check_frames
 from aiida_mlipal.science.training_data import reference_energies
 from aiida_mlipal.science.training_settings import TrainingSettings
+from aiida_mlipal.science.uncertainty import parts_of
 from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.engines.base import unfit_frames
@@ -62,6 +63,7 @@ def validate_campaign(inputs: Mapping[str, Any], _: Any) -> str | None:
             convergence=values['convergence'],
         )
     if not problems:
+        problems += _unfit_measure(inputs, values['selection'])
         problems += _unfit_heads(inputs, values['training']) + _unfit_training(inputs, recipe, values['training'])
     problems += _unfit_structures(inputs) + _unfit_prescreen(inputs) + foreign_labels(inputs)
     return ' '.join(problems) or None
@@ -85,6 +87,17 @@ def _unfit_prescreen(inputs: Mapping[str, Any]) -> list[str]:
             'engine or parameters, or leave the prescreen out.'
         ]
     return []
+
+
+def _unfit_measure(inputs: Mapping[str, Any], selection: Mapping[str, Any]) -> list[str]:
+    """Return why the measure of uncertainty says nothing of the structures."""
+    structures = inputs['seeds']['structures'].values()
+    if 'stress' not in parts_of(selection.get('uncertainty', 'forces_max')) or all(all(s.pbc) for s in structures):
+        return []
+    return [
+        '`selection`: `uncertainty` is the spread of the stress, but some of the structures are not periodic in all '
+        'three directions and have none: choose another measure, for example `forces_max`.'
+    ]
 
 
 def _unfit_structures(inputs: Mapping[str, Any]) -> list[str]:

@@ -104,6 +104,8 @@ def check_sizes(
     n_members: int | None = None,
 ) -> list[str]:
     """Return what does not fit together in the sizes of a campaign. What is not given is not checked."""
+    from aiida_mlipal.science.uncertainty import NEED_TRAINING_FRAMES, parts_of
+
     problems = []
     if recipe is not None and not has_dataset:
         n_seeds = n_structures * sum(
@@ -140,7 +142,13 @@ def check_sizes(
             f'`uncertainty` of the training is `{uncertainty}`, which trains one model, but `n_members` is {n_members}:'
             ' set `n_members: 1`, or `uncertainty: ensemble`.'
         )
-    if n_members == 1 and uncertainty not in ('heads', 'llpr'):
+    parts = set(parts_of(selection.get('uncertainty', 'forces_max')))
+    if 'stress' in parts and n_members == 1:
+        problems.append(
+            '`uncertainty` of the selection is the spread of the stress, which one model alone does not have: set '
+            '`n_members` of the training to 2 or more, or choose another measure, for example `forces_max`.'
+        )
+    if n_members == 1 and uncertainty not in ('heads', 'llpr') and not parts <= NEED_TRAINING_FRAMES:
         problems += _single_model_problems(selection, convergence)
     return problems
 

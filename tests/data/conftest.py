@@ -41,6 +41,7 @@ def make_evaluation(n_members: int = 4) -> Evaluation:
     return Evaluation(
         frame_id=np.array(['fa', 'fbb', 'fc']), n_atoms=np.array([2, 1, 3]), energy=rng.normal(size=3),
         forces=rng.normal(size=(6, 3)), stress=rng.normal(size=(3, 6)), energy_std=spread(3), forces_std=spread(6),
+        stress_std=spread(3),
         member_energy=rng.normal(size=(3, n_members)), descriptors=rng.normal(size=(3, 5)),
     )  # fmt: skip
 

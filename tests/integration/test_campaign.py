@@ -30,7 +30,7 @@ def campaign(started_daemon_client, campaign_builder) -> orm.WorkChainNode:
 def _hashes(campaign: orm.WorkChainNode) -> dict[str, str]:
     """Return the content hashes of dataset, decisions and selections."""
     nodes = {'dataset': campaign.outputs.dataset, 'decision': campaign.outputs.decision}
-    for name in ('decisions', 'selections', 'calibrations'):
+    for name in ('decisions', 'selections', 'calibrations', 'coverage'):
         namespace = getattr(campaign.outputs, name)
         nodes.update({f'{name}.{key}': namespace[key] for key in namespace})
     return {name: node.base.caching.compute_hash() for name, node in nodes.items()}
@@ -57,6 +57,13 @@ def test_outputs(campaign):
     assert first.decision.thresholds == {}, 'there is no trust window before there are calibration frames'
     assert outputs.selections.iteration_01.decision.thresholds['lower'] > 0
     assert outputs.calibrations.iteration_01['n_frames'] >= 2
+
+    assert not outputs.coverage.iteration_00['tested']
+    coverage = outputs.coverage.iteration_01
+    assert coverage['n_frames'] + coverage['n_rejected'] >= 2
+    assert coverage.creator.inputs.calibration.uuid == outputs.calibrations.iteration_01.uuid
+    # So few calibration frames bound the highest levels by nothing.
+    assert [entry['n_frames'] > 0 for entry in coverage['levels']] == [True, False, False, False]
 
     validation = outputs.validation.get_dict()
     assert [entry['model'] for entry in validation['learning_curve']] == sorted(outputs.models)
@@ -106,19 +113,27 @@ def test_documented_command(campaign, command, tmp_path, monkeypatch):
 
 
 def test_documented_python(campaign):
-    """The blocks of the page on decisions run, one after the other, on this campaign."""
+    """The blocks of the pages on decisions and calibration run, one after the other, on this campaign."""
     scope = {'PK': campaign.pk}
-    found = [block for block in blocks('python') if 'read_decision' in block.source]
-    assert found
-    for block in found:
-        exec(compile(block.text, block.source, 'exec'), scope)
+    for page in ('read_decision', 'topics/calibration'):
+        found = [block for block in blocks('python') if page in block.source]
+        assert found
+        for block in found:
+            exec(compile(block.text, block.source, 'exec'), scope)
 
 
 def test_report_shows_the_campaign(campaign, tmp_path):
     """The report is one file that needs nothing else, with the sections that a reader looks for."""
     write_report(campaign, tmp_path / 'report.html')
     page = (tmp_path / 'report.html').read_text(encoding='utf-8')
-    for title in ('Learning curve', 'Errors on random frames', 'selected, and why', 'Level of theory', 'software'):
+    for title in (
+        'Learning curve',
+        'Errors on random frames',
+        'know where it is wrong',
+        'selected, and why',
+        'Level of theory',
+        'software',
+    ):
         assert title in page
     assert '<svg' in page
     assert 'src="http' not in page

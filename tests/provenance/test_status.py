@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from aiida_mlipal.cli.display import status_text
 from aiida_mlipal.provenance.label_progress import LabelCounts
 from aiida_mlipal.provenance.processes import called_by
 from aiida_mlipal.provenance.status import committees_of, read_status, training_sizes
@@ -13,15 +16,15 @@ def test_finished() -> None:
     assert not status.is_active
     assert status.stages == ()
     assert status.iteration == 1
-    # 10 seeds, one isolated atom, 10 and 8 labels, 7 volumes; one seed failed
-    assert status.labels == LabelCounts(done=35, failed=1)
+    # 10 seeds, one isolated atom, 10 and 10 labels, 7 volumes; one seed failed
+    assert status.labels == LabelCounts(done=37, failed=1)
     assert status.stage_labels.total == 0
-    assert status.paid_labels == status.last['n_labels'] == 28
+    assert status.paid_labels == status.last['n_labels'] == 30
     assert [decision['iteration'] for decision in status.decisions] == [0, 1]
     assert status.last['outcome'] == 'budget_iterations'
     assert status.failures == ()
     assert status.rejections == (('PwCalculation exited with 410: the SCF cycle did not converge', 1),)
-    assert len(status.costs) == 36
+    assert len(status.costs) == 38
     assert sum(cost.n_attempts > 1 for cost in status.costs) == 1
 
 
@@ -35,6 +38,18 @@ def test_running() -> None:
     # The labelling under way counts with what its tasks say.
     assert [count for _, count in status.rejections] == [1, 1]
     assert 'PwBaseWorkChain failed' in dict(status.rejections)
+
+
+def test_coverage() -> None:
+    """The first iteration had no calibration to check; an alarm of the newest check is told."""
+    status = read_status(finished_campaign())
+    (check,) = status.coverage
+    assert check['iteration'] == 1
+    assert check['levels'] == finished_campaign().outputs.coverage.iteration_01['levels']
+    assert status.alarms == tuple(check['messages'])
+    assert replace(status, coverage=()).alarms == ()
+    short = replace(status, coverage=({**check, 'messages': ['Intervals of 90% covered 1 of 8.']},))
+    assert 'ALARM      Intervals of 90% covered 1 of 8.' in status_text(short)
 
 
 def test_training_sizes() -> None:

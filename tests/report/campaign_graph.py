@@ -19,11 +19,12 @@ from aiida.engine import ProcessState
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
+from aiida_mlipal.calculations.functions.calibrate import calibrate_uncertainty, check_calibration
 from aiida_mlipal.calculations.functions.decide import decide_iteration
 from aiida_mlipal.calculations.functions.drift import measure_drift
 from aiida_mlipal.calculations.functions.grow import grow_dataset
 from aiida_mlipal.calculations.functions.plan import start_campaign
-from aiida_mlipal.calculations.functions.select import calibrate_uncertainty, select_frames
+from aiida_mlipal.calculations.functions.select import select_frames
 from aiida_mlipal.calculations.functions.validate import equation_of_state_frames, validation_summary
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
@@ -90,7 +91,8 @@ def evaluate(frames: Configurations, iteration: int) -> Evaluation:
         descriptors.append([*sample, atoms.get_volume() / len(atoms)])
     return Evaluation(
         frame_id=frames.frame_id, n_atoms=frames.n_atoms, energy=energy.mean(axis=0), forces=members.mean(axis=0),
-        stress=labels.stress, energy_std=energy.std(axis=0, ddof=1), forces_std=spread, member_energy=energy.T,
+        stress=labels.stress, energy_std=energy.std(axis=0, ddof=1), forces_std=spread,
+        stress_std=np.full(len(frames), np.nan), member_energy=energy.T,
         descriptors=np.array(descriptors),
     )  # fmt: skip
 
@@ -242,6 +244,7 @@ def build_campaign(*, n_iterations: int = 2, running: bool = False) -> orm.WorkC
     graph.process(orm.CalcFunctionNode, 'start_campaign', {'dataset': dataset}, {'result': decision}, caller=campaign)
 
     models: dict[str, MlipModelData] = {}
+    coverage: dict[str, orm.Dict] = {}
     for iteration in range(n_iterations):
         name = f'iteration_{iteration:02d}'
         plan = orm.Dict({'seeds': [1]})
@@ -288,6 +291,15 @@ def build_campaign(*, n_iterations: int = 2, running: bool = False) -> orm.WorkC
         graph.process(orm.CalcFunctionNode, 'select_frames', arguments, chosen, caller=campaign)
         graph.outputs(campaign, {f'selections__{name}': chosen['selection'], f'models__{name}': models[name]})
         labels = graph.labelling(campaign, chosen['frames'])
+        arguments = {
+            'labels': labels, 'pool_evaluation': pool_evaluation, 'selection': chosen['selection'],
+            'calibration': calibration, **coverage,
+        }  # fmt: skip
+        coverage = {'previous': check_calibration(**arguments, **BARE)}
+        graph.process(
+            orm.CalcFunctionNode, 'check_calibration', arguments, {'result': coverage['previous']}, caller=campaign
+        )
+        graph.outputs(campaign, {f'coverage__{name}': coverage['previous'], f'calibrations__{name}': calibration})
         arguments = {
             'dataset': dataset, 'labels': labels, 'training': inputs['training'], 'selection': inputs['selection'],
             'seed': campaign.inputs.seed, 'dataset_evaluation': known, 'pool_evaluation': pool_evaluation,

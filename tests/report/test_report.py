@@ -40,9 +40,10 @@ def test_finished(tmp_path: Path) -> None:
     page = Page(text)
     assert page.resources == []  # self-contained
     assert len(page.ids) == len(set(page.ids))
-    sections = {'learning', 'decisions', 'errors', 'eos', 'selection', 'drift', 'cost', 'labels', 'theory', 'software'}
+    sections = {'learning', 'decisions', 'errors', 'calibration', 'eos', 'selection', 'drift', 'cost', 'labels'}
+    sections |= {'theory', 'software'}
     assert sections <= set(page.ids)
-    assert text.count('<svg') == 7
+    assert text.count('<svg') == 9
     for point in node.outputs.validation['learning_curve']:
         assert f'{1000 * point["force_rmse"]:.1f}' in text
     (row,) = re.findall(r'<tr>(?:(?!</tr>).)*?the SCF cycle did not converge.*?</tr>', text, flags=re.DOTALL)
@@ -61,7 +62,7 @@ def test_finished(tmp_path: Path) -> None:
 
 def test_record_of_finished() -> None:
     record = collect(finished_campaign())
-    assert record.training_sizes == {'iteration_00': 9, 'iteration_01': 15, 'iteration_02': 15 + 4}
+    assert record.training_sizes == {'iteration_00': 9, 'iteration_01': 15, 'iteration_02': 15 + 6}
     assert record.predictions is not None
     assert record.predictions.model == 'iteration_02'
     assert set(record.predictions.frames.role) == {'calibration', 'test'}
@@ -77,6 +78,33 @@ def test_record_of_finished() -> None:
     assert costs['labels'].core_s == pytest.approx(2 * 3 * 12.5)
     assert costs['training'].job_s == pytest.approx(3 * 60)
     assert costs['validation'].n_jobs == 5
+
+
+def test_calibration_is_shown(tmp_path: Path) -> None:
+    """The table of the prospective check holds what the node does, and the figures on test frames are those of it."""
+    node = finished_campaign()
+    write_report(node, tmp_path / 'report.html')
+    text = (tmp_path / 'report.html').read_text()
+    section = text[text.index('<section id="calibration">') :]
+    section = re.sub(r'<svg.*?</svg>', '', section[: section.index('</section>')], flags=re.DOTALL)
+    rows = [
+        [re.sub('<.*?>', '', cell) for cell in re.findall(r'<td.*?</td>', row)]
+        for row in re.findall(r'<tr>.*?</tr>', section, flags=re.DOTALL)
+    ]
+    levels = node.outputs.coverage.iteration_01['levels']
+    checked = [row for row in rows if row and row[0] == '2']
+    assert [row[1] for row in checked] == ['50 %', '68 %', '90 %', '95 %']
+    assert checked[0][2] == f'{levels[0]["covered_frames"]} of {levels[0]["n_frames"]}'
+    assert checked[3][2] == 'no bound yet'
+    assert not any(row and row[0] == '1' for row in rows)  # nothing to test in the first iteration
+    (test,) = (row for row in rows if row and row[0] == 'test')
+    predictions = collect(node).predictions
+    assert predictions is not None
+    assert predictions.calibration is not None
+    _, expected, errors = predictions.on_test_atoms()
+    assert len(expected) == 4 * 4
+    share = (abs(errors) <= 0.6744898 * expected[:, None]).mean()
+    assert test[7] == f'{100 * share:.0f} %'
 
 
 def test_costs_of_labels_are_drawn_by_size_or_as_a_distribution() -> None:

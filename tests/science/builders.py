@@ -49,6 +49,7 @@ def evaluation_of(
         stress=np.zeros((n_frames, 6)),
         energy_std=np.zeros(n_frames),
         forces_std=forces_std,
+        stress_std=np.full(n_frames, np.nan),
         member_energy=np.repeat(np.asarray(energies)[:, None], n_members, axis=1),
         descriptors=np.asarray(descriptors, dtype=float),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from aiida import orm
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
@@ -71,6 +71,11 @@ def test_protocols_are_valid(silicon, pw_code, python_code, pseudo_family):
         ({'training': {'batch_size': 500}}, '`batch_size`|batch_size'),
         ({'training': {'n_members': 1}}, 'n_members'),
         ({'training': {'n_members': 4, 'uncertainty': 'llpr'}}, 'one model, but `n_members` is 4: set `n_members'),
+        ({'selection': {'uncertainty': 'distance'}}, 'unknown measure of uncertainty `distance`'),
+        (
+            {'training': {'n_members': 1}, 'selection': {'uncertainty': 'stress'}},
+            'the spread of the stress, which one model alone does not have: set `n_members`',
+        ),
         ({'training': {'n_members': 1, 'uncertainty': 'none'}}, 'or `uncertainty: llpr`'),
         ({'training': {'mace_options': {'hidden_irreps': '8x0e'}}}, 'set `num_channels` and `max_L`'),
         ({'training': {'r_max': 18.0}}, '`training`: with `r_max` of 18 Å 1 of 1 frames'),
@@ -84,6 +89,21 @@ def test_bad_settings_are_named(build, sections, message):
     problem = _problem(build(**sections))
     assert problem is not None
     assert any(part in problem for part in message.split('|'))
+
+
+def test_one_model_may_be_unsure_by_distance(build):
+    """No committee is needed where uncertainty is a distance from the training frames."""
+    one = {'training': {'n_members': 1}}
+    assert 'only a committee is uncertain' in _problem(build(**one))
+    assert _problem(build(**one, selection={'uncertainty': 'latent_distance + mahalanobis'})) is None
+
+
+def test_frames_that_are_not_periodic_have_no_stress(build):
+    builder = build(selection={'uncertainty': 'forces_max + stress'})
+    assert _problem(builder) is None
+    water = orm.StructureData(ase=molecule('H2O', vacuum=4, pbc=False))
+    builder.seeds.structures = {'water': water}
+    assert 'some of the structures are not periodic in all three' in _problem(builder)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from aiida import orm
 from aiida.engine import run_get_node
 
-from aiida_mlipal.calculations.functions.select import calibrate_uncertainty
+from aiida_mlipal.calculations.functions.calibrate import calibrate_uncertainty
 from aiida_mlipal.calculations.mace_evaluate import MaceEvaluateCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.provenance.lineage import trace

@@ -1,4 +1,4 @@
-"""Calibrate the uncertainty, then decide which frames are worth a label."""
+"""Decide which frames are worth a label."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from aiida import orm
 from aiida.engine import calcfunction
 from numpy.typing import NDArray
 
+from aiida_mlipal.calculations.functions.calibrate import fitted_calibration
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.selection import SelectionData
-from aiida_mlipal.science.calibration import Calibration, calibrate
+from aiida_mlipal.science.calibration import Calibration
 from aiida_mlipal.science.decision import Decision
 from aiida_mlipal.science.prescreen import PrescreenSettings, agreements
 from aiida_mlipal.science.selection import decide
@@ -22,7 +23,7 @@ from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.stream import STREAM
 from aiida_mlipal.science.uncertainty import measure
 
-__all__ = ('calibrate_uncertainty', 'choose_frames', 'select_candidates', 'select_frames')
+__all__ = ('choose_frames', 'select_candidates', 'select_frames')
 
 
 @calcfunction
@@ -30,24 +31,6 @@ def select_candidates(pool: ConfigurationsData) -> ConfigurationsData:
     """Return the frames of a pool that a cheap level looks at: all but the random stream, which must stay unbiased."""
     frames = pool.configurations
     return ConfigurationsData(frames.take(frames.has_role('candidate')))
-
-
-@calcfunction
-def calibrate_uncertainty(dataset: ConfigurationsData, evaluation: EvaluationData, selection: orm.Dict) -> orm.Dict:
-    """Return the calibration of a committee and the trust window that follows from it.
-
-    Fitted on the ``calibration`` half of the random stream alone. While that is empty, as in the first iteration, the
-    result says so, and no window is applied.
-    """
-    settings = from_dict(SelectionSettings, selection.get_dict())
-    calibration = calibrate(
-        dataset.configurations,
-        evaluation.evaluation,
-        lower_factor=settings.lower_factor,
-        upper_factor=settings.upper_factor,
-        n_members=evaluation.n_members,
-    )
-    return orm.Dict({'fitted': calibration is not None, **(calibration.to_dict() if calibration else {})})
 
 
 def choose_frames(
@@ -59,7 +42,7 @@ def choose_frames(
     """
     pool, evaluation = inputs['pool'].configurations, inputs['evaluation'].evaluation
     known, predicted = inputs['dataset'].configurations, inputs['dataset_evaluation'].evaluation
-    fitted = _fitted(inputs['calibration'])
+    fitted = fitted_calibration(inputs['calibration'])
     trained = known.frame_id[known.is_labelled & known.has_role('train', 'validation')]
     is_predicted = np.isin(known.frame_id, predicted.frame_id) & ~known.has_role('isolated_atom')
     is_stream = known.has_role(*STREAM)
@@ -72,7 +55,8 @@ def choose_frames(
         agreed = agreements(inputs['prescreen'].configurations, evaluation, limits)
     reference = predicted.descriptors[predicted.index_of(trained)]
     ours = evaluation.take(evaluation.index_of(pool.frame_id))
-    uncertainty = measure(settings.uncertainty, ours, reference).per_frame
+    name = fitted.uncertainty if fitted else settings.uncertainty
+    uncertainty = measure(name, ours, reference).per_frame
     return decide(
         pool,
         evaluation,
@@ -82,7 +66,7 @@ def choose_frames(
         iteration=inputs['decision']['iteration'] + 1,
         thresholds=fitted.thresholds if fitted else None,
         uncertainty=uncertainty,
-        calibrated=fitted.expected_errors(uncertainty) if fitted else None,
+        calibrated=fitted.expected_errors(uncertainty, ours.n_atoms) if fitted else None,
         max_labels=None if max_labels is None else max(0, max_labels - inputs['decision']['n_labels']),
         known=known,
         agreed=agreed,
@@ -90,12 +74,6 @@ def choose_frames(
         spent_descriptors=predicted.descriptors[predicted.index_of(spent)],
         costs=costs,
     )
-
-
-def _fitted(calibration: orm.Dict) -> Calibration | None:
-    """Return a calibration, if there were frames to fit one on."""
-    values = calibration.get_dict()
-    return Calibration.from_dict(values) if values.pop('fitted') else None
 
 
 @calcfunction
@@ -128,12 +106,32 @@ def select_frames(
     }  # fmt: skip
     settings = from_dict(SelectionSettings, selection.get_dict())
     choice = choose_frames(inputs, settings, None if costs is None else np.asarray(costs['core_s'], dtype=float))
-    fitted = _fitted(calibration)
-    visited = np.asarray(exploration['visited_max_forces_std'], dtype=float)
-    share = float(np.mean(visited * fitted.alpha > fitted.thresholds.lower)) if fitted and visited.size else None
+    share = _uncertain_share(fitted_calibration(calibration), exploration, pool.configurations.n_atoms, choice)
     frames = pool.configurations.take(pool.configurations.index_of(choice.selected_ids))
     role = np.where(frames.role == 'candidate', 'train', frames.role)
     return {
         'selection': SelectionData(choice, uncertain_share=share),
         'frames': ConfigurationsData(frames.with_columns(role=role)),
     }
+
+
+def _uncertain_share(
+    fitted: Calibration | None, exploration: orm.Dict, n_atoms: NDArray[np.int64], choice: Decision
+) -> float | None:
+    """Return the share of visited frames whose expected error is above the beginning of the trust window.
+
+    The exploration tells the largest spread of every visited frame, and nothing else of it. Where that does not
+    suffice, because another measure is calibrated or the frames differ in size, the random stream stands for what was
+    visited: few frames, but drawn from all of them.
+
+    :param n_atoms: of the frames of the pool.
+    """
+    if fitted is None:
+        return None
+    visited = np.asarray(exploration['visited_max_forces_std'], dtype=float)
+    sizes = np.unique(n_atoms)
+    if fitted.uncertainty == 'forces_max' and len(sizes) == 1:
+        expected = fitted.expected_errors(visited, np.full(len(visited), sizes[0]))
+    else:
+        expected = choice.calibrated[choice.klass == 'stream']
+    return float(np.mean(expected > fitted.lower)) if len(expected) else None
