@@ -26,19 +26,21 @@ def require_profile() -> None:
 
 
 def load_campaign_node(identifier: str) -> WorkChainNode:
-    """Return the campaign with this PK or UUID.
+    """Return the campaign, with a control arm or without, that has this PK or UUID.
 
     :raises click.ClickException: if there is no such node, or it is not a campaign, with those that are.
     """
     from aiida.common.exceptions import MultipleObjectsError, NotExistent
     from aiida.orm import WorkChainNode, load_node
 
+    from aiida_mlipal.provenance.control import CAMPAIGN, CONTROLLED
+
     require_profile()
     try:
         node = load_node(identifier)
     except (NotExistent, MultipleObjectsError, ValueError) as exception:
         raise click.ClickException(f'there is no campaign `{identifier}`. {_known()}') from exception
-    if not isinstance(node, WorkChainNode) or node.process_label != 'ActiveLearningWorkChain':
+    if not isinstance(node, WorkChainNode) or node.process_label not in (CAMPAIGN, CONTROLLED):
         kind = getattr(node, 'process_label', None) or type(node).__name__
         raise click.ClickException(f'node {identifier} is a {kind}, not a campaign. {_known()}')
     return node
@@ -48,9 +50,10 @@ def _known() -> str:
     """Return the newest campaigns of the profile as a sentence."""
     from aiida.orm import QueryBuilder, WorkChainNode
 
-    query = QueryBuilder().append(
-        WorkChainNode, filters={'attributes.process_label': 'ActiveLearningWorkChain'}, project='id'
-    )
+    from aiida_mlipal.provenance.control import CAMPAIGN, CONTROLLED
+
+    filters = {'attributes.process_label': {'in': [CAMPAIGN, CONTROLLED]}}
+    query = QueryBuilder().append(WorkChainNode, filters=filters, project='id')
     newest = sorted(query.all(flat=True), reverse=True)[:5]
     if not newest:
         return 'This profile has none yet: start one with `aiida-mlipal launch campaign.yaml`.'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aiida_mlipal.provenance.status import CampaignStatus
     from aiida_mlipal.provenance.training_progress import MemberProgress, TrainingProgress
 
-__all__ = ('bar', 'closing_table', 'duration', 'status_text', 'table', 'training_lines')
+__all__ = ('bar', 'closing_table', 'controlled_text', 'duration', 'status_text', 'table', 'training_lines')
 
 WIDTH = 28
 #: Reasons of rejected labels that are shown one by one.
@@ -169,8 +169,33 @@ def _budget_lines(status: CampaignStatus) -> list[str]:
     return lines
 
 
+def controlled_text(node: WorkChainNode, arms: Mapping[str, WorkChainNode], comparison: Mapping[str, Any]) -> str:
+    """Return the state of a campaign with a control arm, above that of its arms; once it has ended, its finding."""
+    state = node.process_state.value if node.process_state else 'created'
+    lines = [f'campaign {node.pk} with a control arm by `{node.inputs.control.value}`: {state}']
+    if node.exit_message:
+        lines.append(f'           {node.exit_message}')
+    if comparison:
+        lines.append(f'finding    {comparison["sentence"]}')
+    elif not node.is_terminated:
+        todo = {0: 'starting', 1: 'the campaign itself, then its control arm', 2: 'the control arm'}[len(arms)]
+        done = len(arms) == 2 and all(arm.is_terminated for arm in arms.values())
+        lines.append(f'stage      {"comparing both arms on the same frames" if done else todo}')
+    return '\n'.join(lines)
+
+
 def closing_table(node: WorkChainNode) -> str:
-    """Return what a campaign ended with: learning curve, lattice constants, evidence, decision."""
+    """Return what a campaign ended with: learning curve, lattice constants, evidence, decision; of each arm."""
+    from aiida_mlipal.provenance.control import CONTROLLED, arms_of, comparison_of
+
+    if node.process_label != CONTROLLED:
+        return _closing_table(node)
+    arms = arms_of(node)
+    texts = [f'{name}:\n{_closing_table(arm)}' for name, arm in arms.items()]
+    return '\n\n'.join([*texts, controlled_text(node, arms, comparison_of(node))])
+
+
+def _closing_table(node: WorkChainNode) -> str:
     from aiida_mlipal.provenance.processes import called_by
     from aiida_mlipal.provenance.status import committees_of, training_sizes
 

@@ -20,17 +20,20 @@ __all__ = ('command',)
 @click.command('launch')
 @click.argument('path', metavar='CAMPAIGN.YAML', type=click.Path(path_type=Path), required=False)
 @click.option('--dry-run', is_flag=True, help='Say what would run; submit nothing.')
+@click.option(
+    '--control', metavar='METHOD', help='Run the campaign again with this selection, `random` for example, and compare.'
+)
 @click.option('--wait', is_flag=True, help='Follow the campaign to its end and print the closing table.')
 @click.option('--schema', is_flag=True, help='Print the JSON schema of campaign files.')
 @click.option('--interval', type=click.FloatRange(min=1), default=10, show_default=True, help='With --wait: seconds.')
-def command(path: Path | None, dry_run: bool, wait: bool, schema: bool, interval: float) -> None:
+def command(path: Path | None, dry_run: bool, control: str | None, wait: bool, schema: bool, interval: float) -> None:
     """Check the whole CAMPAIGN.YAML, then start the campaign. Nothing is submitted if anything is wrong."""
     if schema:
         _print_schema()
         return
     if path is None:
         raise click.UsageError('give a campaign file; `aiida-mlipal quickstart` writes an example.')
-    campaign, builder = _check(path)
+    campaign, builder = _check(path, control)
     if dry_run:
         click.echo(_plan(campaign, builder))
         return
@@ -50,8 +53,8 @@ def _print_schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
-def _check(path: Path) -> tuple[Campaign, ProcessBuilder]:
-    """Return the campaign and its builder, which AiiDA has validated.
+def _check(path: Path, control: str | None) -> tuple[Campaign, ProcessBuilder]:
+    """Return the campaign and its builder, with a control arm if one was asked for, which AiiDA has validated.
 
     :raises click.ClickException: with everything that is wrong.
     """
@@ -69,6 +72,10 @@ def _check(path: Path) -> tuple[Campaign, ProcessBuilder]:
     except ValueError as exception:
         lines = '\n'.join(f'  - {line}' for line in str(exception).splitlines())
         raise click.ClickException(f'{path}: nothing was submitted:\n{lines}') from exception
+    if control is not None:
+        from aiida_mlipal.workflows.controlled import ControlledCampaignWorkChain
+
+        builder = ControlledCampaignWorkChain.get_builder_from_campaign(builder, control)
     problem = builder.process_class.spec().inputs.validate(builder._inputs(prune=True))
     if problem is not None:
         raise click.ClickException(f'{path}: nothing was submitted:\n  - {problem.port}: {problem.message}')
@@ -121,6 +128,7 @@ def _expectation(campaign: Campaign, builder: ProcessBuilder) -> list[str]:
     budget: dict[str, Any] = builder.budget.get_dict()
     iterations, limit = budget['max_iterations'], budget.get('max_labels')
     most = n_seeds + iterations * selection.n_labels
+    control = builder.control.value if 'control' in builder else None
     training = builder.training.get_dict()
     spent = f'{most}' if limit is None else f'{min(most, limit)} (budget {limit})'
     return [
@@ -131,6 +139,7 @@ def _expectation(campaign: Campaign, builder: ProcessBuilder) -> list[str]:
         f'({selection.n_stream} of them drawn at random)',
         f'labels     at most {spent}, besides isolated atoms and {builder.validation["n_volumes"]} volumes '
         'per structure for the equation of state',
+        *([] if control is None else [f'control    all of it again with selection by `{control}`; labels are shared']),
     ]
 
 

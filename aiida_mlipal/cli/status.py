@@ -38,14 +38,22 @@ def show(node: WorkChainNode, reader: TrainingReader | None = None) -> str:
 
     :param reader: of the trainings that run, if the state is shown again and again.
     """
-    from aiida_mlipal.cli.display import status_text
+    from aiida_mlipal.cli.display import controlled_text, status_text
     from aiida_mlipal.cli.services import probe
+    from aiida_mlipal.provenance.control import CONTROLLED, arms_of, comparison_of
     from aiida_mlipal.provenance.status import read_status
     from aiida_mlipal.provenance.training_progress import TrainingReader
 
-    status = read_status(node)
-    training = (reader or TrainingReader()).read(status.training_jobs)
-    return status_text(status, training, probe().problems if status.is_active else ())
+    texts = []
+    arms = arms_of(node)
+    for name, arm in arms.items():
+        status = read_status(arm)
+        training = (reader or TrainingReader()).read(status.training_jobs)
+        text = status_text(status, training, probe().problems if status.is_active else ())
+        texts.append(f'{name}:\n{text}' if node.process_label == CONTROLLED else text)
+    if node.process_label == CONTROLLED:
+        texts.insert(0, controlled_text(node, arms, comparison_of(node)))
+    return '\n'.join(texts)
 
 
 def follow(node: WorkChainNode, interval: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiida import orm
 
+from aiida_mlipal.calculations.functions.committee import training_dataset
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.provenance.label_progress import LabelCounts, failures_so_far, label_counts
 from aiida_mlipal.provenance.labels import LabelCost, group_reasons, label_costs, rejected_labels
@@ -104,8 +105,7 @@ def training_sizes(committees: Sequence[MlipModelData]) -> dict[str, int]:
     """Return how many labelled frames the model of each iteration was trained on, isolated atoms not counted."""
     sizes = {}
     for index, committee in enumerate(committees):
-        member = committee.creator.base.links.get_incoming(node_class=MlipModelData).first().node
-        frames = member.creator.inputs.dataset.configurations
+        frames = training_dataset(committee).configurations
         sizes[f'iteration_{index:02d}'] = int((frames.is_labelled & frames.has_role('train', 'validation')).sum())
     return sizes
 

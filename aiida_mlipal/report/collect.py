@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.selection import SelectionData
+from aiida_mlipal.provenance.control import arms_of, comparison_of
 from aiida_mlipal.provenance.labels import RejectedLabel, label_costs, rejected_labels
 from aiida_mlipal.provenance.processes import Process, called_by, created_by
 from aiida_mlipal.provenance.status import CampaignStatus, committees_of, read_status, training_sizes
@@ -83,10 +84,16 @@ class Record:
     level_of_theory: dict[str, Any]
     software: dict[str, str]
     model: dict[str, Any]
+    comparison: dict[str, Any]  #: with a control arm, see :mod:`aiida_mlipal.calculations.functions.control`
 
 
 def collect(node: orm.WorkChainNode) -> Record:
-    """Return the record of the campaign ``node``. What does not exist yet is empty."""
+    """Return the record of the campaign ``node``. What does not exist yet is empty.
+
+    With a control arm it is the record of the campaign itself, and what came out of the comparison.
+    """
+    comparison = comparison_of(node)
+    node = arms_of(node).get('campaign', node)
     processes = called_by(node)
     status = read_status(node)
     dataset = _dataset(node, processes)
@@ -118,6 +125,7 @@ def collect(node: orm.WorkChainNode) -> Record:
         level_of_theory=(dataset.level_of_theory or {}) if dataset else {},
         software=_software(processes, model),
         model=model.base.attributes.all if model else {},
+        comparison=comparison,
     )
 
 

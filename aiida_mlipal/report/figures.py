@@ -14,6 +14,7 @@ from aiida_mlipal.report.style import ACCENT, CLASS_COLOURS, INK, SECOND, STYLE,
 from aiida_mlipal.science.cost_model import CostModel, Size
 
 __all__ = (
+    'arms',
     'class_bars',
     'descriptor_maps',
     'equation_of_state',
@@ -77,6 +78,24 @@ def learning_curve(
             )
         axis.margins(x=0.08, y=0.18)
         axis.set(xlabel='training frames', ylabel=name, ylim=(0, None), xticks=sorted(set(sizes)))
+    return figure
+
+
+@styled
+def arms(comparison: Mapping[str, Any]) -> Any:
+    """Draw the force errors of both arms on the same frames against the labels paid, and the error they are held to."""
+    figure, (axis,) = _axes(1, 4.6, 3.4)
+    for (name, points), colour, marker in zip(comparison['arms'].items(), (ACCENT, SECOND), 'os', strict=True):
+        sizes = [point['n_labels'] for point in points]
+        axis.plot(sizes, [1000 * point['force_rmse'] for point in points], marker, ls='-', color=colour, label=name)
+    saving = comparison['saving']
+    axis.axhline(1000 * saving['target'], color=INK, lw=0.8, ls=(0, (4, 3)), alpha=0.6)
+    axis.annotate(
+        'equal error', (1, 1000 * saving['target']), xycoords=('axes fraction', 'data'), ha='right', va='bottom',
+        fontsize=8,
+    )  # fmt: skip
+    axis.set(xlabel='labels paid', ylabel='force RMSE (meV/Å)', ylim=(0, None))
+    axis.legend()
     return figure
 
 

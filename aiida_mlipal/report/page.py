@@ -151,6 +151,8 @@ def _figures(record: Record) -> dict[str, str]:
     if curve:
         columns = [[point[name] for point in curve] for name in ('size', 'force', 'energy')]
         drawn['learning_curve'] = figures.learning_curve(*columns, record.settings.get('convergence', {}))
+    if record.comparison:
+        drawn['arms'] = figures.arms(record.comparison)
     if record.predictions is not None:
         drawn['parity'] = figures.parity(record.predictions)
         values = record.predictions.uncertainty

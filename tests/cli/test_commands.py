@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from ase.build import bulk
 from click.testing import CliRunner, Result
 
 from aiida_mlipal.cli import COMMANDS, main
-from tests.report.campaign_graph import finished_campaign, running_campaign
+from tests.report.campaign_graph import controlled_campaign, finished_campaign, running_campaign
 
 
 def run(*arguments: object) -> Result:
@@ -96,6 +97,36 @@ def test_lineage_counts_gaps() -> None:
     assert result.output.splitlines()[-1] == 'lineage: 0 gaps'
     result = run('lineage', finished_campaign().pk)
     assert result.exit_code == (0 if result.output.splitlines()[-1] == 'lineage: 0 gaps' else 1)
+
+
+def test_status_of_a_campaign_with_a_control_arm() -> None:
+    """The finding first, then each arm as any campaign."""
+    node = controlled_campaign()
+    result = run('status', node.pk)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == f'campaign {node.pk} with a control arm by `random`: finished'
+    assert lines[1] == f'finding    {node.outputs.comparison["sentence"]}'
+    assert [line for line in lines if line.endswith(':')] == ['campaign:', 'control:']
+    assert sum('finished, budget_iterations' in line for line in lines) == 2
+    assert str(node.pk) in run('status', node.outputs.comparison.pk).output  # among the campaigns that there are
+
+
+def test_launch_with_a_control_arm(python_code, tmp_path: Path) -> None:
+    """A dry run names the control arm; a method that is none is refused with those that are."""
+    bulk('Cu', cubic=True).write(tmp_path / 'cu.cif')
+    (tmp_path / 'campaign.yaml').write_text(
+        f'structures: [cu.cif]\nlabel: {{engine: ase, code: {python_code.full_label}, calculator: emt}}\n'
+        f'train: {{code: {python_code.full_label}}}\n'
+    )
+    result = run('launch', tmp_path / 'campaign.yaml', '--dry-run', '--control', 'random')
+    assert result.exit_code == 0, result.output
+    assert 'control    all of it again with selection by `random`; labels are shared' in result.output
+    assert 'control' not in run('launch', tmp_path / 'campaign.yaml', '--dry-run').output
+    result = run('launch', tmp_path / 'campaign.yaml', '--control', 'randm')
+    assert result.exit_code == 1
+    assert 'nothing was submitted' in result.output
+    assert 'Did you mean `random`?' in result.output
 
 
 def test_closing_table() -> None:

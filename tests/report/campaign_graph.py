@@ -20,6 +20,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from aiida_mlipal.calculations.functions.calibrate import calibrate_uncertainty, check_calibration
+from aiida_mlipal.calculations.functions.committee import training_dataset
+from aiida_mlipal.calculations.functions.control import common_test_set, compare_arms
 from aiida_mlipal.calculations.functions.decide import decide_iteration
 from aiida_mlipal.calculations.functions.drift import measure_drift
 from aiida_mlipal.calculations.functions.grow import grow_dataset
@@ -206,16 +208,45 @@ def running_campaign() -> orm.WorkChainNode:
     return _kept('running', {'n_iterations': 1, 'running': True})
 
 
+def controlled_campaign() -> orm.WorkChainNode:
+    """Return a campaign with a control arm; both arms have the same graph, and the control is given larger errors."""
+    return _kept('controlled', {})
+
+
 def _kept(name: str, options: dict[str, Any]) -> orm.WorkChainNode:
     try:
         return orm.load_node(_KEPT[name])
     except (KeyError, NotExistent):
-        node = build_campaign(**options)
+        node = _build_controlled() if name == 'controlled' else build_campaign(**options)
         _KEPT[name] = node.uuid
         return node
 
 
-def build_campaign(*, n_iterations: int = 2, running: bool = False) -> orm.WorkChainNode:
+def _build_controlled() -> orm.WorkChainNode:
+    """Return a campaign with a control arm that has ended."""
+    graph = Graph()
+    inputs = {'control': orm.Str('random'), 'seed': orm.Int(3)}
+    node = graph.process(orm.WorkChainNode, 'ControlledCampaignWorkChain', inputs, state=ProcessState.RUNNING)
+    arms = {name: build_campaign(caller=node, link=name) for name in ('campaign', 'control')}
+    test = common_test_set(**{name: arm.outputs.dataset for name, arm in arms.items()}, **BARE).store()
+    arguments: dict[str, Any] = {}
+    for name, arm in arms.items():
+        for index, model in enumerate(sorted(arm.outputs.models)):
+            said = evaluate(test.configurations, index if name == 'campaign' else index // 2)
+            arguments[f'{name}_{model}'] = EvaluationData(said, 'a' * 64).store()
+            arguments[f'{name}_{model}_dataset'] = training_dataset(arm.outputs.models[model])
+    comparison = compare_arms(test, orm.Int(1), **arguments, **BARE)
+    graph.process(orm.CalcFunctionNode, 'compare_arms', arguments, {'result': comparison}, caller=node)
+    graph.outputs(node, {'comparison': comparison})
+    node.set_process_state(ProcessState.FINISHED)
+    node.set_exit_status(0)
+    node.seal()
+    return node
+
+
+def build_campaign(
+    *, n_iterations: int = 2, running: bool = False, caller: orm.ProcessNode | None = None, link: str | None = None
+) -> orm.WorkChainNode:
     """Return a campaign of ``n_iterations``; a running one is labelling after those, and has no validation."""
     graph = Graph()
     structure = orm.StructureData(ase=bulk('Cu', cubic=True))
@@ -223,7 +254,7 @@ def build_campaign(*, n_iterations: int = 2, running: bool = False) -> orm.WorkC
     campaign = graph.process(
         orm.WorkChainNode, 'ActiveLearningWorkChain',
         {**inputs, 'seed': orm.Int(3), 'seeds__structures__structure_000': structure},
-        state=ProcessState.WAITING if running else ProcessState.RUNNING,
+        state=ProcessState.WAITING if running else ProcessState.RUNNING, caller=caller, link=link,
     )  # fmt: skip
     parents = Configurations.from_atoms([structure.get_ase()])
     recipe = [

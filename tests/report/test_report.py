@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from aiida_mlipal.provenance.control import arms_of
 from aiida_mlipal.provenance.labels import LabelCost
 from aiida_mlipal.report import write_report
 from aiida_mlipal.report.collect import collect
 from aiida_mlipal.report.figures import label_costs
-from tests.report.campaign_graph import finished_campaign, running_campaign
+from tests.report.campaign_graph import controlled_campaign, finished_campaign, running_campaign
 
 
 class Page(HTMLParser):
@@ -147,3 +148,21 @@ def test_drift_of_each_iteration_is_told(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert f'{100 * record.drifts[0]["pool"]["outside_share"]:.0f} %' in rows[0]
     assert ', '.join(str(count) for count in record.drifts[1]['pool']['grades'].values()) in rows[1]
+
+
+def test_with_a_control_arm(tmp_path: Path) -> None:
+    """The pair and either arm have a section with the finding; a campaign without a control arm has none."""
+    node = controlled_campaign()
+    comparison = node.outputs.comparison.get_dict()
+    arms = arms_of(node)
+    for number, found in enumerate((node, *arms.values())):
+        path = tmp_path / f'{number}.html'
+        write_report(found, path)
+        text = path.read_text()
+        assert 'control' in Page(text).ids
+        assert comparison['sentence'] in text
+        for points in comparison['arms'].values():
+            assert all(f'{1000 * point["force_rmse"]:.1f}' in text for point in points)
+    assert collect(node).uuid == arms['campaign'].uuid
+    write_report(finished_campaign(), tmp_path / 'plain.html')
+    assert 'control' not in Page((tmp_path / 'plain.html').read_text()).ids

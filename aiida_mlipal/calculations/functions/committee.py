@@ -5,17 +5,31 @@ from __future__ import annotations
 from aiida import orm
 from aiida.engine import calcfunction
 
+from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.training_settings import TrainingSettings
 
-__all__ = ('assemble_committee', 'settings_of_failed_members', 'settings_with_less_memory', 'settings_with_lower_rates')
+__all__ = (
+    'assemble_committee',
+    'settings_of_failed_members',
+    'settings_with_less_memory',
+    'settings_with_lower_rates',
+    'training_dataset',
+)
 
 
 @calcfunction
 def assemble_committee(**members: MlipModelData) -> MlipModelData:
     """Return the committee of ``members``, in the order of their seeds."""
     return MlipModelData.committee(sorted(members.values(), key=lambda member: member.seeds))
+
+
+def training_dataset(committee: MlipModelData) -> ConfigurationsData:
+    """Return the frames that the members of a committee were trained on."""
+    member = committee.creator.base.links.get_incoming(node_class=MlipModelData).first().node
+    dataset: ConfigurationsData = member.creator.inputs.dataset
+    return dataset
 
 
 @calcfunction
