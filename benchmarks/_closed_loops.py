@@ -24,7 +24,7 @@ from ase.optimize import BFGS
 from aiida_mlipal.science.filters import too_close
 
 N_START, BATCH = 5, 5
-N_REPLICAS, N_STEPS, STRIDE = 4, 300, 15
+N_REPLICAS = 4
 #: A replica whose model pulls harder than this (eV/Å) has left what the model knows, and stops.
 MAX_FORCE = 30.0
 HYDROGEN_MASS = 4.0
@@ -41,6 +41,8 @@ class System:
     rattle: float  #: Å, of the first frames
     timestep: float  #: fs
     temperatures: tuple[float, ...]  #: of the replicas of an exploration, K
+    n_steps: int  #: of each
+    stride: int  #: between two candidates
     cutoff: float
     test: list[tuple[str, Atoms]]
     plain: list[Atoms]  #: dynamics of the teacher at 300 K, from the parent
@@ -59,7 +61,7 @@ def teacher_dynamics(
     atoms.calc = teacher()
     rng = np.random.default_rng(seed)
     MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
-    dynamics = Langevin(atoms, timestep * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng)
+    dynamics = Langevin(atoms, timestep * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng, fixcm=False)
     found: list[Atoms] = []
 
     def keep() -> None:
@@ -79,7 +81,7 @@ def butane(quick: bool) -> System:
     def teacher() -> Any:
         return TBLite(method='GFN2-xTB', verbosity=0)
 
-    atoms = molecule('trans-butane')
+    atoms = molecule('trans-butane', vacuum=10.0)  # matscipy looks for neighbours in a cell, periodic or not
     atoms.calc = teacher()
     BFGS(atoms, logfile=None).run(fmax=0.01, steps=200)
     parent = atoms.copy()
@@ -98,7 +100,7 @@ def butane(quick: bool) -> System:
     hot = teacher_dynamics(parent, teacher, 600.0, 1.5, n_steps, 20, seed=1)
     plain = teacher_dynamics(parent, teacher, 300.0, 1.5, n_steps, 10, seed=2)
     test += [('600 K', frame) for frame in hot]
-    return System('butane', teacher, parent, 0.03, 1.5, (300.0, 600.0, 600.0, 900.0), 4.5, test, plain)
+    return System('butane', teacher, parent, 0.03, 1.5, (300.0, 600.0, 600.0, 900.0), 600, 30, 4.5, test, plain)
 
 
 def _bonds(atoms: Atoms, index: int) -> list[int]:
@@ -152,7 +154,7 @@ def copper(quick: bool) -> System:
         frame.positions += rng.normal(scale=0.05, size=frame.positions.shape)
         test.append(('strained', frame))
     plain = teacher_dynamics(parent, EMT, 300.0, 4.0, 2 * n_steps, 10, seed=4)
-    return System('copper', EMT, parent, 0.05, 4.0, (300.0, 900.0, 1800.0, 3000.0), 4.5, test, plain)
+    return System('copper', EMT, parent, 0.05, 4.0, (300.0, 900.0, 1800.0, 3000.0), 200, 10, 4.0, test, plain)
 
 
 def explore(learner: Learner, system: System, seed: list[int]) -> list[Atoms]:
@@ -171,7 +173,7 @@ def explore(learner: Learner, system: System, seed: list[int]) -> list[Atoms]:
     step, keep = system.timestep * units.fs, np.exp(-0.02 * system.timestep)
     alive, found = list(range(N_REPLICAS)), []
     forces = dict(zip(alive, _split(learner, replicas), strict=True))
-    for number in range(1, N_STEPS + 1):
+    for number in range(1, system.n_steps + 1):
         for row in alive:
             velocities[row] += 0.5 * step * forces[row] / masses[row]
             replicas[row].positions += 0.5 * step * velocities[row]
@@ -185,7 +187,7 @@ def explore(learner: Learner, system: System, seed: list[int]) -> list[Atoms]:
             bad = not np.abs(forces[row]).max() < MAX_FORCE
             if bad or (number % 5 == 0 and too_close(atoms.numbers, atoms.positions, atoms.cell, atoms.pbc, 0.6)):
                 alive.remove(row)
-            elif number % STRIDE == 0:
+            elif number % system.stride == 0:
                 found.append(atoms.copy())
         if not alive:
             break

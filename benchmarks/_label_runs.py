@@ -11,7 +11,7 @@ from _surrogate import Basis, Features, Fit, Normal
 from ase import Atoms
 
 from aiida_mlipal.science.configurations import Configurations
-from aiida_mlipal.science.strategies.pick import NEED_COST, Candidates, pick
+from aiida_mlipal.science.strategies.pick import NEED_COST, NEED_UNCERTAINTY, Candidates, pick
 
 #: What a label costs grows with this power of the number of atoms: all that `cost_aware` is told.
 COST_POWER = 3
@@ -93,7 +93,7 @@ class Learner:
         """Return the rows of the pool that the strategy of the campaign's own selection picks."""
         assert self.fit is not None
         uncertainty = None
-        if strategy != 'random':
+        if strategy in NEED_UNCERTAINTY:
             spreads = (self.fit.forces_std(features.forces) for features in pool.features)
             uncertainty = np.array([spread.max() for spread in spreads])
         cost = np.array([float(len(atoms)) ** COST_POWER for atoms in pool.atoms]) if strategy in NEED_COST else None

@@ -27,7 +27,7 @@ def load_pool(folder: Path, name: str) -> tuple[Basis, Frames]:
             sys.exit(f'{path} is missing: make it from the public data (see --help), or say where it is with --data.')
         atoms += read(path, ':')
     basis = Basis(sorted({int(number) for item in atoms for number in item.numbers}), CUTOFFS[name], N_HIDDEN, seed=0)
-    basis.scale_to(atoms)
+    basis.scale_to(atoms[::4])
     frames = described(basis, atoms, [item.info['group'] for item in atoms])
     frames.energy = [float(item.info['REF_energy']) for item in atoms]
     frames.forces = [item.arrays['REF_forces'] for item in atoms]

@@ -43,7 +43,7 @@ DEFAULT = SelectionSettings().method
 POOLS, LOOPS = ('si', 'li'), ('butane', 'copper')
 #: eV/Å: for each system the levels of `mean`, `tail` and `worst group` at which labels are counted.
 LEVELS: dict[str, tuple[float, float, float]] = {
-    'si': (0.14, 0.28, 0.20),
+    'si': (0.145, 0.29, 0.20),
     'li': (0.0165, 0.031, 0.018),
     'butane': (0.2, 0.4, 0.3),
     'copper': (0.1, 0.2, 0.15),
