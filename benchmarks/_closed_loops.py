@@ -61,7 +61,9 @@ def teacher_dynamics(
     atoms.calc = teacher()
     rng = np.random.default_rng(seed)
     MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=rng)
-    dynamics = Langevin(atoms, timestep * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng, fixcm=False)
+    dynamics = Langevin(
+        atoms, timestep * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng, fixcm=False
+    )
     found: list[Atoms] = []
 
     def keep() -> None:
