@@ -84,7 +84,7 @@ def learning_curve(
 @styled
 def arms(comparison: Mapping[str, Any]) -> Any:
     """Draw the force errors of both arms on the same frames against the labels paid, and the error they are held to."""
-    figure, (axis,) = _axes(1, 4.6, 3.4)
+    figure, (axis,) = new_axes(1, 4.6, 3.4)
     for (name, points), colour, marker in zip(comparison['arms'].items(), (ACCENT, SECOND), 'os', strict=True):
         sizes = [point['n_labels'] for point in points]
         axis.plot(sizes, [1000 * point['force_rmse'] for point in points], marker, ls='-', color=colour, label=name)
