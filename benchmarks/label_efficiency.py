@@ -36,7 +36,7 @@ from _pools import SIZES, load_pool, run_pool
 from _scratch_profile import machine
 
 from aiida_mlipal.science.learning_curves import LearningCurve, Saving, label_saving
-from aiida_mlipal.science.selection import SelectionSettings
+from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.strategies.pick import STRATEGIES
 
 DEFAULT = SelectionSettings().method

@@ -10,7 +10,7 @@ from aiida.plugins import CalculationFactory
 
 from aiida_mlipal.calculations.functions.committee import training_dataset
 from aiida_mlipal.calculations.functions.control import ARMS, common_test_set, compare_arms, control_selection
-from aiida_mlipal.science.selection import SelectionSettings
+from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import unknown_name
 from aiida_mlipal.science.strategies.pick import NEED_UNCERTAINTY, STRATEGIES
 from aiida_mlipal.workflows.active_learning import ActiveLearningWorkChain
