@@ -26,8 +26,8 @@ def _visited(descriptors: np.ndarray, **columns) -> tuple[Configurations, Evalua
     frames = Configurations.from_atoms([copper(seed) for seed in range(n)], **{**defaults, **columns})
     evaluation = Evaluation(
         frame_id=frames.frame_id, n_atoms=frames.n_atoms, energy=np.zeros(n), forces=np.zeros((4 * n, 3)),
-        stress=np.zeros((n, 6)), energy_std=np.zeros(n), forces_std=np.repeat(np.arange(n, dtype=float), 4),
-        member_energy=np.zeros((n, 2)), descriptors=descriptors,
+        stress=np.zeros((n, 6)), energy_std=np.zeros(n), stress_std=np.full(n, np.nan),
+        forces_std=np.repeat(np.arange(n, dtype=float), 4), member_energy=np.zeros((n, 2)), descriptors=descriptors,
     )  # fmt: skip
     return frames, evaluation
 
