@@ -35,6 +35,7 @@ def aiida_profile(aiida_config, aiida_profile_factory) -> Iterator[object]:
     """Provide a temporary profile with a broker, so that a real daemon can run."""
     with aiida_profile_factory(aiida_config, broker_backend='core.zeromq') as profile:
         aiida_config.set_option('runner.poll.interval', 1, scope=profile.name)
+        aiida_config.set_option('daemon.timeout', 20, scope=profile.name)
         aiida_config.set_option('warnings.development_version', False, scope=profile.name)
         yield profile
 

@@ -121,6 +121,7 @@ def _ensure_profile(name: str | None) -> None:
             broker_config=BrokerFactory('core.zeromq').get_default_config(),
         )
         config.set_option('runner.poll.interval', 1, scope=name)
+        config.set_option('daemon.timeout', 10, scope=name)  # calculations keep this machine busy, 2 s are too few
         if config.default_profile_name is None:
             config.set_default_profile(name)
         config.store()

@@ -37,6 +37,7 @@ def test_quickstart_twice(run, tmp_path: Path, pw_executable: str, pseudo_dir: P
     profile = config['profiles']['mlipal']
     assert profile['storage']['backend'] == 'core.sqlite_dos'
     assert profile['process_control']['backend'] == 'core.zeromq'
+    assert profile['options'] == {'runner.poll.interval': 1, 'daemon.timeout': 10}
     (tmp_path / 'campaign.yaml').write_text('# mine\n')
     second = run('quickstart', '--workers', '0')
     assert second.returncode == 0, second.stdout + second.stderr
