@@ -31,6 +31,40 @@ def test_job_returns_pool_evaluation_and_results(python_code, committee_node):
     assert results['device'] == 'cpu'
 
 
+@pytest.mark.codes
+def test_plans_that_bias_tell_what_they_did(python_code, committee_node):
+    plans = [
+        {'kind': 'metadynamics', 'variables': [{'type': 'distance', 'atoms': [0, 1], 'width': 0.1}]},
+        {'kind': 'uncertainty_bias'},
+        {'kind': 'replica_exchange', 'temperatures': [300.0, 330.0], 'n_replicas_per_temperature': 1},
+    ]
+    _, node = run_get_node(
+        MaceExploreCalculation,
+        code=python_code, model=committee_node, starts=ConfigurationsData(Configurations.from_atoms([copper(1)])),
+        settings=Dict({**SETTINGS, 'n_replicas_per_temperature': 1, 'plans': plans}),
+    )  # fmt: skip
+    assert node.is_finished_ok, node.exit_message
+    pool, results = node.outputs.pool.configurations, node.outputs.results.get_dict()
+    assert set(pool.plan.tolist()) == {'metadynamics', 'uncertainty_bias', 'replica_exchange'}
+    assert set(pool.role.tolist()) == {'candidate'}
+    hills, strength = results['found']
+    assert (hills['plan'], hills['trajectory']) == ('metadynamics', 'i00-r000')
+    assert len(hills['hills']['heights']) == len(hills['hills']['centres']) == 2
+    assert strength['strength'] > 0
+    assert len(results['plans']['replica_exchange']['swaps']) == 1
+
+
+def test_plan_that_needs_plumed_is_refused_without_it(python_code, committee_node, monkeypatch):
+    monkeypatch.setenv('PLUMED_KERNEL', '/nowhere')
+    _, node = run_get_node(
+        MaceExploreCalculation,
+        code=python_code, model=committee_node, starts=ConfigurationsData(Configurations.from_atoms([copper(1)])),
+        settings=Dict({**SETTINGS, 'plans': [{'kind': 'plumed', 'input': ['d: DISTANCE ATOMS=1,2']}]}),
+    )  # fmt: skip
+    assert node.exit_status == 314
+    assert 'conda install -c conda-forge plumed py-plumed' in node.exit_message
+
+
 @pytest.mark.parametrize(
     ('frames', 'settings', 'message'),
     [

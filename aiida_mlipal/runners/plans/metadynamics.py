@@ -28,7 +28,7 @@ def run(
     first: int,
     keeper: Keeper,
 ) -> list[Trajectory]:
-    """Move the replicas with the first member and the hills; notes tell the hills of each."""
+    """Move the replicas with the first member and the hills; ``found`` tells those that each left."""
     forces, variables = MaceForces(models), plan.read_variables()
     key = [settings.seed, settings.iteration]
     latents = {
@@ -46,7 +46,6 @@ def run(
         doubt=None if settings.max_uncertainty is None else forces.uncertainties,
         after_stride=biased.deposit,
     )
-    keeper.notes['hills'] = [
-        {'replica': trajectory.replica.index, **biased.hills(trajectory.replica.index)} for trajectory in trajectories
-    ]
+    for trajectory in trajectories:
+        trajectory.found = {'hills': biased.hills(trajectory.replica.index)}
     return trajectories

@@ -26,7 +26,7 @@ def run(
     first: int,
     keeper: Keeper,
 ) -> list[Trajectory]:
-    """Move the replicas with the mean of all members and the bias; notes tell how strong that was at the end."""
+    """Move the replicas with the mean of all members and the bias; ``found`` tells the strength at the end."""
     forces = MaceForces(models)
     biased = UncertaintyBias(forces, plan)
     trajectories = propagate(
@@ -39,5 +39,6 @@ def run(
         doubt=None if settings.max_uncertainty is None else forces.uncertainties,
         after_stride=biased.adapt,
     )
-    keeper.notes['strengths'] = [biased.strength(trajectory.replica.index) for trajectory in trajectories]
+    for trajectory in trajectories:
+        trajectory.found = {'strength': biased.strength(trajectory.replica.index)}
     return trajectories
