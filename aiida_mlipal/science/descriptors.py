@@ -9,6 +9,7 @@ Ozaki et al., Numer. Algorithms 59, 95 (2012), with one slice.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -87,16 +88,16 @@ def standardise(
             f'the pool has {n_features} descriptors per frame and the training set an array of shape '
             f'{reference.shape}: evaluate both with the same model.'
         )
-    rows = np.concatenate((reference, descriptors if fitted is None else descriptors[fitted]))
-    if len(rows) == 0 or n_features == 0:
+    counted = [reference, descriptors if fitted is None or fitted.all() else descriptors[fitted]]
+    counted = [table for table in counted if table.size]
+    if not counted:
         return np.zeros(descriptors.shape), np.zeros(reference.shape)
-    if not np.isfinite(rows).all():
+    if not all(np.isfinite(table).all() for table in counted):
         raise ValueError('a descriptor is not finite: look at the evaluation of the pool and of the training set.')
-    # Summed in an order of their own, mean and spread do not depend on the order of the pool.
-    mean, spread = _moments(rows, row_order(rows))
-    used = spread > _NOISE * max(-rows.min(), rows.max())
+    mean, spread = _moments(counted)
+    used = spread > _NOISE * max(float(np.abs(bound)) for table in counted for bound in (table.min(), table.max()))
     weight = np.where(used, 1 / np.where(used, spread, 1.0), 0.0) / np.sqrt(max(int(used.sum()), 1))
-    del rows
+    del counted
     table, known = on_grid(*(_scaled(table, mean, weight) for table in (descriptors, reference)))
     return table, known
 
@@ -111,9 +112,16 @@ def _scaled(table: NDArray[np.float64], mean: NDArray[np.float64], weight: NDArr
     return result
 
 
-def _moments(rows: NDArray[np.float64], order: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation of each column, summed block by block in ``order``."""
-    blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
-    mean = np.add.reduce([rows[block].sum(axis=0) for block in blocks]) / len(rows)
-    squares = np.add.reduce([((rows[block] - mean) ** 2).sum(axis=0) for block in blocks])
-    return mean, np.sqrt(squares / len(rows))
+def _moments(tables: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of each column over all tables.
+
+    Rows are added in an order that their content gives, so that the result does not depend on their order.
+    """
+    orders = [(table, row_order(table)) for table in tables]
+    blocks = [
+        (table, order[start : start + _BLOCK]) for table, order in orders for start in range(0, len(order), _BLOCK)
+    ]
+    n_rows = sum(len(table) for table in tables)
+    mean = np.add.reduce([table[block].sum(axis=0) for table, block in blocks]) / n_rows
+    squares = np.add.reduce([((table[block] - mean) ** 2).sum(axis=0) for table, block in blocks])
+    return mean, np.sqrt(squares / n_rows)

@@ -71,9 +71,9 @@ def _first_equal(table: NDArray[np.float64]) -> NDArray[np.int64]:
 def _first_near(table: NDArray[np.float64], distance: float) -> NDArray[np.int64]:
     """Return for each row the first kept one within ``distance``; no two rows are equal."""
     n_features = table.shape[1]
-    centred = table - table.mean(axis=0)
+    mean = table.mean(axis=0)
     leading = (max(0, n_features - _SEARCHED), n_features - 1)
-    places = centred @ eigh(centred.T @ centred, subset_by_index=leading)[1]
+    places = table @ eigh(table.T @ table - len(table) * np.outer(mean, mean), subset_by_index=leading)[1]
     radius = distance * (1 + 1e-6) + 1e-9  # the projection has round-off; what it finds is looked at exactly
     tree = cKDTree(places)
     company = np.isfinite(tree.query(places, k=2, distance_upper_bound=radius)[0][:, 1])
