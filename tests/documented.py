@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 __all__ = ('PLACEHOLDERS', 'ROOT', 'Block', 'Command', 'blocks', 'campaign_commands', 'commands', 'groups')
 
 ROOT = Path(__file__).parents[1]
-#: What a reader replaces by the number of a node. Commands with one of these need a finished campaign.
-PLACEHOLDERS = ('PK', 'MODEL', 'DATASET', 'SELECTION')
+#: What a reader replaces by the number of a node, or the identity of a frame. Commands with one of these need a finished campaign.
+PLACEHOLDERS = ('PK', 'MODEL', 'DATASET', 'SELECTION', 'FRAME')
 
 _FENCE = re.compile(r'^```(\w+)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
@@ -46,8 +46,8 @@ class Command:
         """Whether the command is about the nodes of a finished campaign."""
         return any(word in PLACEHOLDERS for word in self.words)
 
-    def invoke(self, **nodes: int) -> Result:
-        """Run the command in this process, each placeholder replaced by the number of a node."""
+    def invoke(self, **nodes: int | str) -> Result:
+        """Run the command in this process, each placeholder replaced by the number of a node, or a frame's identity."""
         program, *arguments = [str(nodes[word]) if word in PLACEHOLDERS else word for word in self.words]
         return CliRunner().invoke(groups()[program], arguments)
 

@@ -76,3 +76,20 @@ def test_validation(decision, key, value, message):
     node.base.attributes.set(key, value)
     with pytest.raises(ValidationError, match=message):
         node.store()
+
+
+def test_a_node_of_an_earlier_version_is_read(decision):
+    """Its settings and notes were not written down, and its thresholds held the factor of the calibration."""
+    node = SelectionData(replace(decision, thresholds={'lower': 0.1, 'upper': 1.0, 'alpha': 3.0}))
+    for name in ('settings', 'notes'):
+        node.base.attributes.delete(name)
+    loaded = orm.load_node(node.store().pk).decision
+    assert (loaded.settings, loaded.notes) == ({}, [])
+    assert loaded.thresholds['alpha'] == 3.0
+    assert loaded.selected_ids == decision.selected_ids
+
+
+def test_settings_and_notes_are_kept(decision):
+    given = replace(decision, settings={'n_labels': 3, 'quotas': {'plan': {'nvt': 0.5}}}, notes=['All were taken.'])
+    loaded = orm.load_node(SelectionData(given).store().pk).decision
+    assert (loaded.settings, loaded.notes) == (given.settings, given.notes)

@@ -108,7 +108,8 @@ def test_documented_command(campaign, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outputs = campaign.outputs
     nodes = {'MODEL': outputs.model, 'DATASET': outputs.dataset, 'SELECTION': outputs.selections.iteration_00}
-    result = command.invoke(PK=campaign.pk, **{name: node.pk for name, node in nodes.items()})
+    frame = outputs.selections.iteration_00.decision.selected_ids[-1]
+    result = command.invoke(PK=campaign.pk, FRAME=frame, **{name: node.pk for name, node in nodes.items()})
     assert result.exit_code == 0, result.output
 
 

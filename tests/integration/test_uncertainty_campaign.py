@@ -54,7 +54,9 @@ def test_calibration_trust_window_and_selection(kind, python_code, tmp_path):
         assert np.isfinite(decision.uncertainty).all()
         assert decision.n_selected > 0
     second = outputs.selections.iteration_01
-    assert second.decision.thresholds == pytest.approx({name: calibration[name] for name in ('lower', 'upper')})
+    applied = second.decision.thresholds
+    assert applied['upper'] == pytest.approx(calibration['upper'])
+    assert applied.get('lower_calibrated', applied['lower']) == pytest.approx(calibration['lower'])
     assert second.base.attributes.get('uncertain_share') is not None
     plans = [process for process in node.called if process.process_label == 'plan_iteration']
     sources = [sorted(plan.outputs.starts.configurations.origin.tolist()) for plan in plans]
