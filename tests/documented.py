@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 __all__ = ('PLACEHOLDERS', 'ROOT', 'Block', 'Command', 'blocks', 'campaign_commands', 'commands', 'groups')
 
 ROOT = Path(__file__).parents[1]
-#: What a reader replaces by the number of a node, or the identity of a frame. Commands with one of these need a finished campaign.
+#: What a reader replaces by the number of a node, or the identity of a frame. Such commands need a finished campaign.
 PLACEHOLDERS = ('PK', 'MODEL', 'DATASET', 'SELECTION', 'FRAME')
 
 _FENCE = re.compile(r'^```(\w+)\n(.*?)^```', re.MULTILINE | re.DOTALL)

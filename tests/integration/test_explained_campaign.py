@@ -37,7 +37,7 @@ def run(*arguments) -> str:
     return result.stdout
 
 
-def test_two_iterations(python_code):
+def test_two_iterations(python_code, tmp_path):
     builder = ActiveLearningWorkChain.get_builder_from_protocol(
         orm.StructureData(ase=bulk('Cu', a=3.6, cubic=True)), {'label': python_code, 'train': python_code},
         protocol='fast', engine='ase', seed=3, overrides=OVERRIDES,
@@ -59,11 +59,11 @@ def test_two_iterations(python_code):
     left = np.isin(decision.klass, ['candidate', 'accurate', 'failed', 'duplicate'])
     assert taken.any()
     assert left.any()
-    # The best and the worst of those: what the page on decisions shows.
-    for rows, best in ((taken, np.nanargmax), (left, np.nanargmin)):
-        frame = str(decision.frame_id[rows][best(decision.calibrated[rows])])
-        text = run('explain', frame)
-        print(f'\n$ aiida-mlipal explain {frame}\n{text}')
-        assert f'Iteration 1 (decision {node.outputs.selections.iteration_01.pk}' in text
-    print(run('explain', node.pk))
-    print(run('replay', node.outputs.selections.iteration_01.pk, '--strategy', 'random', '--seed', 7))
+    pages = []
+    for rows, extreme in ((taken, np.nanargmax), (left, np.nanargmin)):
+        frame = str(decision.frame_id[rows][extreme(decision.calibrated[rows])])
+        pages.append(run('explain', frame))
+        assert f'Iteration 1 (decision {node.outputs.selections.iteration_01.pk}' in pages[-1]
+    pages += [run('explain', node.pk), run('replay', node.outputs.selections.iteration_01.pk, '--strategy', 'random')]
+    # What the page on decisions shows; pytest keeps the folder.
+    (tmp_path / 'explained.txt').write_text('\n\n'.join(pages), encoding='utf-8')
