@@ -394,3 +394,23 @@ def test_costs_are_asked_for():
 def test_all_settings_are_written_down():
     decision = run(*make(4), n_labels=4, quotas={'plan': 0.5})
     assert from_dict(SelectionSettings, decision.settings) == SelectionSettings(n_labels=4, quotas={'plan': 0.5})
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10**6), method=st.sampled_from(STRATEGIES), n_labels=st.integers(4, 25))
+def test_duplicates_are_never_both_taken(seed, method, n_labels):
+    """Whatever the strategy, and random picks included; nor is a repeat of a training or a stream frame."""
+    rng = np.random.default_rng(seed)
+    pool, descriptors, spread = make(40, seed)
+    pool = pool.with_columns(role=roles(40, 3))
+    copies = rng.integers(0, 12, 40)
+    descriptors = descriptors[copies] + 1e-7 * rng.normal(size=descriptors.shape)
+    reference = descriptors[copies == 0][:1]
+    decision = run(
+        pool, descriptors, spread, reference=reference, method=method, n_labels=n_labels, random_picks=0.3,
+        costs=rng.uniform(1, 9, 40), thresholds=None,
+    )  # fmt: skip
+    picked = copies[decision.klass == 'selected'].tolist()
+    assert len(picked) == len(set(picked))
+    assert not set(picked) & set(copies[decision.klass == 'stream'].tolist())
+    assert not len(reference) or 0 not in picked

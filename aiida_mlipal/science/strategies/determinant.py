@@ -18,6 +18,8 @@ RIDGE: Final = 1e-3
 _BITS: Final = 28
 #: Sum of squared rows on the finest grid whose products add up without round-off.
 _EXACT: Final = 2.0**12
+#: Largest uncertainty that counts, over the median: frames of a model that exploded must not blur all others.
+_STRETCH: Final = 100.0
 #: How far approximate residuals may be off, relative to the largest; they are off by some 1e-13.
 _MARGIN: Final = 1e-9
 
@@ -123,7 +125,7 @@ class MaxDet(Scorer):
 
 
 class WeightedMaxDet(MaxDet):
-    """As :class:`MaxDet`, with each row stretched by its uncertainty over the median: diverse and uncertain.
+    """As :class:`MaxDet`, with each row stretched by its uncertainty over the median (a hundredfold at most).
 
     This is the decomposition of a determinantal point process into quality and diversity (Kulesza and Taskar, Found.
     Trends Mach. Learn. 5, 123 (2012), section 3.1).
@@ -132,7 +134,7 @@ class WeightedMaxDet(MaxDet):
     SENTENCE = 'Of the candidates left it added most to the determinant weighted with uncertainty'
 
     def __init__(self, rows: NDArray[np.float64], uncertainty: NDArray[np.float64]) -> None:
-        (stretched,) = on_grid(rows * _relative(uncertainty)[:, None])
+        (stretched,) = on_grid(rows * np.minimum(_relative(uncertainty), _STRETCH)[:, None])
         super().__init__(stretched)
 
 
