@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ('on_grid', 'row_order', 'squared_distances', 'squared_norms', 'standardise')
+__all__ = ('FINEST', 'on_grid', 'row_order', 'squared_distances', 'squared_norms', 'standardise')
 
 #: Finest spacing of the grid: descriptors are single-precision numbers of order one, and finer digits are noise.
-_FINEST: Final = -20
+FINEST: Final = 2.0**-20
 #: Bits of a coordinate: a squared distance of two rows needs twice as many and two more.
 _BITS: Final = 25
 #: Spread below which a feature is noise of a single-precision model, relative to the largest descriptor.
@@ -41,7 +41,7 @@ def on_grid(*tables: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     longest = max((float(squared_norms(table).max()) for table in tables if table.size), default=0.0)
     # A third of a bit more, or rows of length one (or two, or four) would sit on the edge between two grids.
     exponent = np.ceil(np.log2(longest) / 2 + 1 / 3) if longest > 0 else 0.0
-    spacing = float(2.0 ** max(_FINEST, exponent - _BITS))
+    spacing = max(FINEST, float(2.0 ** (exponent - _BITS)))
     for table in tables:
         for start in range(0, len(table), _BLOCK):
             block = table[start : start + _BLOCK]

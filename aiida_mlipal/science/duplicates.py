@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.spatial import cKDTree
 
-from aiida_mlipal.science.descriptors import row_order, squared_distances
+from aiida_mlipal.science.descriptors import FINEST, row_order, squared_distances
 
-__all__ = ('distinct', 'duplicate_scale', 'nearest_distance')
+__all__ = ('distinct', 'duplicate_scale', 'duplicate_threshold', 'nearest_distance')
 
 _BLOCK: Final = 1024
 #: Frames whose nearest neighbours set the scale of duplicates; more would only cost time.
@@ -90,7 +90,7 @@ def _first_near(table: NDArray[np.float64], distance: float) -> NDArray[np.int64
 def duplicate_scale(table: NDArray[np.float64], reference: NDArray[np.float64], rows: NDArray[np.int64]) -> float:
     """Return the median distance of frames to their nearest neighbour, the scale on which two frames are one.
 
-    Exact repeats (distance zero) are left out, or a pool of them would have no scale.
+    Repeats (no farther than rounding to the grid brings equal rows apart) are left out, or they would be the scale.
 
     :param table: (F, D).
     :param reference: (N, D) of further frames that may be the nearest.
@@ -100,10 +100,23 @@ def duplicate_scale(table: NDArray[np.float64], reference: NDArray[np.float64], 
     if len(rows) == 0:
         return 0.0
     sample = table[rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SCALE_SAMPLE)).astype(int))]]
-    nearest = np.full(len(sample), np.inf)
+    nearest, noise = np.full(len(sample), np.inf), _noise(table.shape[1])
     for others in (reference, table[rows]):
         for start in range(0, len(others), _BLOCK):
             squares = squared_distances(sample, others[start : start + _BLOCK])
-            np.minimum(nearest, np.where(squares > 0, squares, np.inf).min(axis=1), out=nearest)
+            np.minimum(nearest, np.where(squares > noise**2, squares, np.inf).min(axis=1), out=nearest)
     found = nearest[np.isfinite(nearest)]
     return float(np.median(np.sqrt(found))) if len(found) else 0.0
+
+
+def duplicate_threshold(
+    table: NDArray[np.float64], reference: NDArray[np.float64], rows: NDArray[np.int64], fraction: float
+) -> float:
+    """Return the distance up to which two frames are one: ``fraction`` of :func:`duplicate_scale`, whose arguments it
+    takes, but no less than rounding brings equal rows apart. Zero for a fraction of zero."""
+    return max(fraction * duplicate_scale(table, reference, rows), _noise(table.shape[1])) if fraction > 0 else 0.0
+
+
+def _noise(n_features: int) -> float:
+    """Return how far apart two rows may be that were equal up to their last digits: two steps in each coordinate."""
+    return float(2 * FINEST * np.sqrt(n_features))

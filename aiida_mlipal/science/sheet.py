@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aiida_mlipal.science.calibration import Thresholds
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.descriptors import standardise
-from aiida_mlipal.science.duplicates import distinct, duplicate_scale, nearest_distance
+from aiida_mlipal.science.duplicates import distinct, duplicate_threshold, nearest_distance
 from aiida_mlipal.science.evaluation import Evaluation
 from aiida_mlipal.science.filters import physical
 from aiida_mlipal.science.plausibility import Bounds, implausible
@@ -168,7 +168,7 @@ class Sheet:
     def close_duplicates(self, tables: Tables, distance: NDArray[np.float64], fraction: float) -> None:
         """Close repeats of what is labelled, of the random stream (a test frame must stay unseen), of candidates."""
         rows = self.rows()
-        threshold = fraction * duplicate_scale(tables.pool, tables.trained, rows)
+        threshold = duplicate_threshold(tables.pool, tables.trained, rows, fraction)
         stream = self.by_identity[(self.klass == 'stream')[self.by_identity]]
         # Of a group of duplicates the most uncertain stays.
         urgency = np.round(np.nan_to_num(self.calibrated[rows]) / QUANTUM)

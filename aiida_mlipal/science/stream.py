@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiida_mlipal.science.descriptors import standardise
-from aiida_mlipal.science.duplicates import duplicate_scale, nearest_distance
+from aiida_mlipal.science.duplicates import duplicate_threshold, nearest_distance
 
 __all__ = ('STREAM', 'repeats_of_stream')
 
@@ -30,6 +30,6 @@ def repeats_of_stream(
     if not stream.any() or stream.all():
         return np.zeros(len(descriptors), dtype=bool)
     table, nothing = standardise(descriptors, np.zeros((0, descriptors.shape[1])))
-    threshold = fraction * duplicate_scale(table, nothing, np.arange(len(table)))
+    threshold = duplicate_threshold(table, nothing, np.arange(len(table)), fraction)
     near: NDArray[np.bool_] = ~stream & (nearest_distance(table, table[stream]) <= threshold)
     return near
