@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from aiida.common.datastructures import CalcInfo
+from aiida.common.folders import Folder
 from aiida.engine import CalcJobProcessSpec
-from aiida.orm import Dict
+from aiida.orm import Dict, RemoteData
 
 from aiida_mlipal.calculations.inference import InferenceCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
 from aiida_mlipal.data.model import MlipModelData
+from aiida_mlipal.runners.keeper import FOLDER
+from aiida_mlipal.science.exploration_checks import unfit_starts
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.settings import from_dict
 
@@ -19,7 +23,10 @@ __all__ = ('MaceExploreCalculation',)
 
 
 class MaceExploreCalculation(InferenceCalculation):
-    """Molecular dynamics of many replicas with the first member; the committee's opinion on the frames visited."""
+    """Search configuration space by the plans of the settings; the committee's opinion on the frames visited.
+
+    With ``previous``, the working directory of a job that did not come to its end, it goes on where that one was.
+    """
 
     _RUNNER = 'explore'
     _ENTRY_POINT = 'mlipal.mace.explore'
@@ -30,8 +37,14 @@ class MaceExploreCalculation(InferenceCalculation):
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
-        """Define outputs."""
+        """Define inputs and outputs."""
         super().define(spec)
+        spec.input(
+            'previous',
+            valid_type=RemoteData,
+            required=False,
+            help='Working directory of an earlier exploration with the same inputs, which goes on where it ended.',
+        )
         spec.output(
             'pool',
             valid_type=ConfigurationsData,
@@ -53,11 +66,15 @@ class MaceExploreCalculation(InferenceCalculation):
             return problem
         model, starts = inputs['model'], inputs['starts'].configurations
         try:
-            plans = from_dict(ExplorationSettings, inputs['settings'].get_dict()).read_plans()
+            settings = from_dict(ExplorationSettings, inputs['settings'].get_dict())
+            plans = settings.read_plans()
             for plan in plans:
                 plan.check_starts(starts)
         except ValueError as exception:
             return f'`settings`: {exception}'
+        unfit = unfit_starts(starts, settings)
+        if unfit is not None:
+            return f'`starts`: {unfit}'
         unsure = [plan.label for plan in plans if plan.NEEDS_UNCERTAINTY]
         if unsure and model.base.attributes.get('uncertainty') == 'none':
             return (
@@ -71,10 +88,13 @@ class MaceExploreCalculation(InferenceCalculation):
         """Return what is wrong with the starts and what to do about it, or ``None``."""
         if not frames.n_frames:
             return '`starts` holds no frames: give at least one.'
-        single = np.flatnonzero(frames.configurations.n_atoms < 2)
-        if len(single):
-            return (
-                f'`starts`: frame {frames.configurations.frame_id[single[0]]} has a single atom, which cannot move: '
-                'give a conventional cell or a supercell.'
-            )
         return super().check_frames(model, frames)
+
+    def prepare_for_submission(self, folder: Folder) -> CalcInfo:
+        """Have the state of an earlier job copied: never linked, since this job writes it anew."""
+        info = super().prepare_for_submission(folder)
+        if 'previous' in self.inputs:
+            previous = self.inputs.previous
+            path = str(Path(previous.get_remote_path(), FOLDER))
+            info.remote_copy_list = [(previous.computer.uuid, path, FOLDER)]
+        return info

@@ -20,8 +20,9 @@ NOT_FINITE: Final = 'a position or a force is not finite'
 _LOOSER: Final = 0.8
 #: From 21 degrees of freedom (eight atoms) on, no thermal fluctuation reaches the bound on the temperature.
 _QUIET_DOF: Final = 21
-#: Atoms are bonded in the start up to this multiple of the sum of their covalent radii ...
-_BONDED: Final = 1.25
+#: Atoms belong together in the start up to this multiple of the sum of their covalent radii: beyond every bond and the
+#: neighbours in every metal, before the contacts of molecules ...
+_BONDED: Final = 1.5
 #: ... and are apart beyond this one: no vibration stretches a bond so far.
 _APART: Final = 1.75
 #: A cell has vaporised where more than this share of the atoms that had a neighbour have none within that distance.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiida_mlipal.runners.committee import model_elements
-from aiida_mlipal.runners.last_layer import spread
+from aiida_mlipal.runners.last_layer import ATTRIBUTE, spread
 from aiida_mlipal.runners.neighbours import Neighbours
 from aiida_mlipal.runners.systems import Systems
 
@@ -89,6 +89,11 @@ class MaceForces:
     def restore(self, systems: Systems, state: dict[str, NDArray[Any]]) -> None:
         """See :class:`Forces`."""
         self.neighbours.search(systems, state['reference_positions'], state['reference_cells'])
+
+    @property
+    def has_uncertainties(self) -> bool:
+        """Whether there is anything that tells how sure the forces are."""
+        return len(self.models) > 1 or hasattr(self.models[0], ATTRIBUTE)
 
     def uncertainties(self, systems: Systems) -> Any:
         """Return the largest uncertainty of an atom's force in each system, ``(S,)``, eV/Å.

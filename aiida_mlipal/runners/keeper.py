@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiida_mlipal.runners.trajectory import Frame, Replica, Trajectory
+from aiida_mlipal.science.plain import to_plain
 
 __all__ = ('FOLDER', 'Keeper', 'pack', 'unpack')
 
@@ -38,11 +39,14 @@ class Keeper:
     def finished(self) -> list[Trajectory] | None:
         """Return the trajectories of a plan that has come to its end, else None."""
         arrays = self.load()
-        return unpack(arrays) if arrays is not None and 'is_finished' in arrays else None
+        if arrays is None or 'notes' not in arrays:
+            return None
+        self.notes = json.loads(str(arrays['notes']))
+        return unpack(arrays)
 
     def finish(self, trajectories: Sequence[Trajectory]) -> None:
-        """Save the trajectories of a plan that has come to its end."""
-        self.save({**pack(trajectories), 'is_finished': np.array(True)})
+        """Save the trajectories, and the notes, of a plan that has come to its end."""
+        self.save({**pack(trajectories), 'notes': np.array(json.dumps(to_plain(self.notes)))})
 
     def load(self) -> dict[str, NDArray[Any]] | None:
         """Return what was saved, None if nothing was."""

@@ -15,6 +15,9 @@ __all__ = ('Neighbours',)
 
 #: Å beyond the cutoff within which neighbours are searched. At 300 K a list then lasts for some tens of steps.
 _SKIN: Final = 0.5
+#: With a system that needs it, all are searched anew that have used up this share of their skin: putting the lists of a
+#: large batch together costs more than some of the searches.
+_SOON: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,7 +31,7 @@ class _List:
 
 
 class Neighbours:
-    """Pairs of atoms within ``cutoff``. A system's pairs, and their order, follow from its own past alone."""
+    """Pairs of atoms within ``cutoff`` (Å) of each other, periodic images included."""
 
     def __init__(self, cutoff: float) -> None:
         self._cutoff = cutoff
@@ -81,9 +84,9 @@ class Neighbours:
             self._lists = {index: self._lists[index] for index, _ in members}
             self._members = members
             self._join(systems)
-        moved = self._moved(systems)
-        if bool(moved.any()):
-            self._search_all(systems, moved.nonzero().flatten().tolist())
+        used = self._used(systems)
+        if bool((used >= 1).any()):
+            self._search_all(systems, (used >= _SOON).nonzero().flatten().tolist())
             self._join(systems)
 
     def _search_all(self, systems: Systems, chosen: Sequence[int]) -> None:
@@ -91,8 +94,8 @@ class Neighbours:
         for system in chosen:
             self._search(systems, system, positions[system], cells[system])
 
-    def _moved(self, systems: Systems) -> Any:
-        """Return for each system whether its list may lack a pair.
+    def _used(self, systems: Systems) -> Any:
+        """Return how much of the skin of each system is used up, ``(S,)``: beyond 1 its list may lack a pair.
 
         Two atoms within the cutoff now were at most ``s (cutoff + 2 d)`` apart when the neighbours were searched: ``d``
         is the largest displacement beyond that with the cell, ``s`` the largest stretch of the way back.
@@ -100,14 +103,14 @@ class Neighbours:
         import torch
 
         if torch.equal(systems.cells, self._cells):
-            displacements = systems.positions - self._positions
-            return systems.per_system((displacements**2).sum(dim=1), 'amax') > (_SKIN / 2) ** 2
+            squares = ((systems.positions - self._positions) ** 2).sum(dim=1)
+            return 2 * systems.per_system(squares, 'amax').sqrt() / _SKIN
         cells, old = (systems.tensor(_complete(x)) for x in (systems.cells, self._cells))
         forth = torch.linalg.solve(old, cells)
         back = torch.linalg.matrix_norm(torch.linalg.solve(cells, old), ord=2)
         here = (self._positions[:, None, :] @ forth[systems.system]).squeeze(1)
         farthest = systems.per_system(((systems.positions - here) ** 2).sum(dim=1), 'amax').sqrt()
-        return back * (self._cutoff + 2 * farthest) > self._cutoff + _SKIN
+        return (back * (self._cutoff + 2 * farthest) - self._cutoff) / _SKIN
 
     def _join(self, systems: Systems) -> None:
         """Put the lists of all systems together."""

@@ -13,9 +13,14 @@ from aiida_mlipal.science.settings import check_integer, check_number, unknown_n
 
 __all__ = ('ENSEMBLES', 'STRAINS', 'DynamicsPlan', 'DynamicsSettings', 'Plan')
 
-#: Ensembles of molecular dynamics: constant energy, Langevin bath, chain of thermostats, and the Langevin bath at
-#: constant pressure with a cell that changes its volume, or its shape too.
-ENSEMBLES: Final = ('nve', 'nvt', 'nvt_nose_hoover', 'npt', 'npt_full_cell')
+#: Ensembles of molecular dynamics, and how they are integrated.
+ENSEMBLES: Final = {
+    'nve': 'constant energy: velocity Verlet',
+    'nvt': 'Langevin bath: BAOAB, one force call per step',
+    'nvt_nose_hoover': 'chain of three Nosé-Hoover thermostats, with the relaxation time `1 / friction`',
+    'npt': 'Langevin bath, and a cell of fixed shape whose volume follows the pressure',
+    'npt_full_cell': 'Langevin bath, and a cell whose volume and shape follow the pressure',
+}
 #: Components of a strain, and their rows and columns.
 STRAINS: Final = {'xx': (0, 0), 'yy': (1, 1), 'zz': (2, 2), 'yz': (1, 2), 'xz': (0, 2), 'xy': (0, 1)}
 
@@ -93,7 +98,7 @@ class DynamicsPlan(DynamicsSettings, Plan):
 
     KIND: ClassVar[str] = 'dynamics'
 
-    ensemble: str = 'nvt'  #: one of :data:`ENSEMBLES`
+    ensemble: str = 'nvt'  #: `nve`, `nvt`, `nvt_nose_hoover`, `npt` or `npt_full_cell`
     pressures: Sequence[float] = (0.0,)  #: GPa, positive when it compresses; each with each temperature
     barostat_time: float = 1000.0  #: fs within which a cell of this compressibility follows the pressure
     compressibility: float = 0.01  #: 1/GPa: silicon 0.01, water 0.5; a soft material follows a small one slowly

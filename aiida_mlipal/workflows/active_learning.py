@@ -152,6 +152,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
             exploration=self.inputs.exploration,
             selection=self.inputs.selection,
             **self._sources_of_starts(),
+            **({'calibration': self.ctx.calibration} if 'calibration' in self.ctx else {}),
         )
         self.ctx.iteration = self.ctx.decision['iteration'] + 1
         self.ctx.training, self.ctx.exploration, self.ctx.starts = plan['training'], plan['exploration'], plan['starts']

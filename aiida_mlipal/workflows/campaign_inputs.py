@@ -11,6 +11,8 @@ from aiida_mlipal.calculations.foundation import foundation_problems, settings_d
 from aiida_mlipal.calculations.mace_train import other_dataset_problems
 from aiida_mlipal.data.base import plain
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.exploration_checks import unfit_starts
+from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.label_checks import LabelChecks
 from aiida_mlipal.science.level_of_theory import difference
 from aiida_mlipal.science.seeds import set_initial_moments
@@ -65,6 +67,7 @@ def validate_campaign(inputs: Mapping[str, Any], _: Any) -> str | None:
     if not problems:
         problems += _unfit_measure(inputs, values['selection'])
         problems += _unfit_heads(inputs, values['training']) + _unfit_training(inputs, recipe, values['training'])
+        problems += _unfit_exploration(inputs, values['exploration'])
     problems += _unfit_structures(inputs) + _unfit_prescreen(inputs) + foreign_labels(inputs)
     return ' '.join(problems) or None
 
@@ -141,6 +144,17 @@ def _unfit_heads(inputs: Mapping[str, Any], training: Mapping[str, Any]) -> list
     mend = 'give it as the `dataset` of the campaign'
     others = own.get('other_datasets', {})
     return problems + other_dataset_problems(others, settings, level=ours, elements=elements, mend=mend)
+
+
+def _unfit_exploration(inputs: Mapping[str, Any], exploration: Mapping[str, Any]) -> list[str]:
+    """Return why the plans of the exploration cannot move the structures or the frames of the dataset."""
+    frames = [Configurations.from_atoms([node.get_ase()]) for node in inputs['seeds']['structures'].values()]
+    if 'dataset' in inputs:
+        frames.append(inputs['dataset'].configurations)
+    starts = Configurations.concatenate(frames)
+    settings = from_dict(ExplorationSettings, {**exploration, 'seed': 0})
+    problem = unfit_starts(starts.take(starts.n_atoms > 1), settings)
+    return [f'`exploration`: {problem}'] if problem else []
 
 
 def _settings(training: Mapping[str, Any]) -> TrainingSettings:

@@ -252,6 +252,13 @@ def starts() -> str:
     return _table(('source', 'frames'), [(f'`{name}`', meaning) for name, meaning in SOURCES.items()])
 
 
+def ensembles() -> str:
+    """Return the table of ensembles of molecular dynamics."""
+    from aiida_mlipal.science.exploration_plans import ENSEMBLES
+
+    return _table(('ensemble', 'how it moves'), [(f'`{name}`', meaning) for name, meaning in ENSEMBLES.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     'campaign_file': campaign_file,
     'nodes': nodes,
@@ -264,6 +271,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'plans': plans,
     'starts': starts,
     'variables': variables,
+    'ensembles': ensembles,
 }
 
 

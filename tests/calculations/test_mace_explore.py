@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from aiida.engine import run_get_node
 from aiida.orm import Dict
-from ase.build import bulk
+from ase.build import bulk, fcc111, molecule
 
 from aiida_mlipal.calculations.mace_explore import MaceExploreCalculation
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.science.configurations import Configurations
+from aiida_mlipal.science.exploration_checks import unfit_starts
+from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from tests.committee import copper
 
 SETTINGS = {'seed': 3, 'n_steps': 20, 'temperatures': [300.0], 'n_replicas_per_temperature': 4, 'n_stream': 2}
@@ -88,4 +90,40 @@ def test_bad_input_is_refused_before_submission(python_code, committee_node, fra
             model=committee_node,
             starts=ConfigurationsData(Configurations.from_atoms(frames)),
             settings=Dict({**SETTINGS, **settings}),
+        )
+
+
+@pytest.mark.parametrize(
+    ('atoms', 'plan', 'message'),
+    [
+        (copper(1), {'time_step': 12.0}, r'`time_step` is 12 fs, too long for Cu, .* set at most 9.6'),
+        (molecule('CH3OH'), {'time_step': 2.0}, r'too long for H, .* a period of 9.6 fs: set at most 1.2'),
+        (copper(1), {'n_steps': 0}, '`n_steps` must be an integer of at least 1'),
+        (molecule('CH3OH'), {'ensemble': 'npt'}, 'needs a cell that is periodic in all directions'),
+        (fcc111('Cu', (1, 1, 2), vacuum=5), {'ensemble': 'npt_full_cell'}, 'set `ensemble: nvt`'),
+        (fcc111('Cu', (1, 1, 2), vacuum=5), {'strain_rates': {'xx': 0.1}}, '`strain_rates` needs a cell'),
+    ],
+)
+def test_starts_that_a_plan_cannot_move_are_refused(atoms, plan, message):
+    with pytest.raises(ValueError, match=message):
+        _refuse(Configurations.from_atoms([atoms]), plan)
+
+
+def _refuse(starts, plan):
+    """Raise for settings or starts that are refused."""
+    problem = unfit_starts(starts, ExplorationSettings(seed=1, plans=[{'kind': 'dynamics', **plan}]))
+    if problem is not None:
+        raise ValueError(problem)
+
+
+@pytest.mark.codes
+def test_plans_and_starts_are_compared_before_submission(python_code, committee_node):
+    slab = fcc111('Cu', (1, 1, 2), a=3.6, vacuum=5)
+    with pytest.raises(ValueError, match='`starts`: plan `dynamics`: the ensemble `npt` needs a cell'):
+        run_get_node(
+            MaceExploreCalculation,
+            code=python_code,
+            model=committee_node,
+            starts=ConfigurationsData(Configurations.from_atoms([slab])),
+            settings=Dict({**SETTINGS, 'plans': [{'kind': 'dynamics', 'ensemble': 'npt'}]}),
         )

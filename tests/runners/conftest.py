@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.committee import trained_members
+from tests.committee import trained_members, trained_silicon
 
 
 @pytest.fixture(scope='session')
@@ -24,3 +24,14 @@ def committee(committee_files):
 
     torch.set_num_threads(1)
     return load_models(committee_files, device='cpu', dtype='float64')
+
+
+@pytest.fixture(scope='session')
+def silicon_model(compute_python):
+    """Return a model of silicon, loaded in double precision on the CPU."""
+    import torch
+
+    from aiida_mlipal.runners.committee import load_models
+
+    torch.set_num_threads(1)
+    return load_models([trained_silicon(compute_python)], device='cpu', dtype='float64')[0]

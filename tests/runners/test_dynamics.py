@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
 
 from aiida_mlipal.runners.forces import MaceForces
+from aiida_mlipal.runners.keeper import Keeper
+from aiida_mlipal.runners.motion import packing
 from aiida_mlipal.runners.motion import propagate as propagation
 from aiida_mlipal.runners.motion.moving import Langevin, VelocityVerlet
-from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.plans.dynamics import langevin, mover, run
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
+from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 
 
@@ -31,6 +36,11 @@ def propagate(replicas: list[Replica], model, chosen: ExplorationSettings, **mor
     return propagation.propagate(
         replicas, langevin(plan, forces, chosen), plan, chosen, max_atoms=chosen.atoms_per_batch, **more
     )
+
+
+def run_plan(replicas: list[Replica], model, chosen: ExplorationSettings, **more) -> list[Trajectory]:
+    (plan,) = chosen.read_plans()
+    return propagation.propagate(replicas, mover(plan, MaceForces([model]), chosen), plan, chosen, **more)
 
 
 def steps_of(trajectory: Trajectory) -> list[int]:
@@ -60,6 +70,121 @@ def test_trajectory_does_not_depend_on_the_batch(model):
         for other in (together[index], by_two[index]):
             np.testing.assert_allclose(positions_of(other), positions_of(alone), atol=1e-9)
     assert not np.allclose(positions_of(together[1])[0], positions_of(together[3])[0], atol=1e-3)  # their noise differs
+
+
+@pytest.mark.parametrize('ensemble', ['nvt', 'npt', 'npt_full_cell', 'nvt_nose_hoover', 'nve'])
+def test_slots_are_filled_up_without_changing_a_trajectory(model, ensemble):
+    """Six replicas of two sizes, one of which stops, with room for two or three at a time."""
+    overlapping = bulk('Cu', 'fcc', a=3.6, cubic=True)
+    overlapping.positions[1] = overlapping.positions[0] + [1.3, 0, 0]
+    cells = [None, overlapping, bulk('Cu', cubic=True) * (2, 1, 1), None, None, None]
+    replicas = [replica(index, atoms, pressure=0.01) for index, atoms in enumerate(cells)]
+    plan = {'kind': 'dynamics', 'ensemble': ensemble}
+    chosen = settings(n_steps=20, stride=5, plans=[plan], max_force=30.0)
+    alone = [run_plan([item], model, chosen, max_atoms=1)[0] for item in replicas]
+    seen: list[list[int]] = []
+    together = run_plan(
+        replicas, model, chosen, max_atoms=13,
+        after_stride=lambda batch: seen.append([item.index for item in batch.replicas]),
+    )  # fmt: skip
+    assert max(map(len, seen)) in (2, 3)
+    assert {(0, 2), (2, 3)} <= {tuple(some) for some in seen}  # the second takes the place of the one that stopped
+    assert together[1].reason
+    for one, other in zip(alone, together, strict=True):
+        assert one.reason == other.reason
+        assert steps_of(one) == steps_of(other)
+        for first, second in zip(one.frames, other.frames, strict=True):
+            np.testing.assert_allclose(first.positions, second.positions, atol=1e-9)
+            np.testing.assert_allclose(first.cell, second.cell, atol=1e-9)
+    if ensemble.startswith('npt'):
+        assert not np.allclose(together[0].frames[-1].cell, replicas[0].cell, atol=1e-6)
+
+
+def test_temperature_follows_the_ramp(model):
+    plan = {'kind': 'dynamics', 'ramp': [[0, 300.0], [20, 900.0]], 'friction': 0.5}
+    chosen = settings(n_steps=40, stride=10, plans=[plan])
+    starts = Configurations.from_atoms([bulk('Cu', cubic=True)])
+    (read,) = chosen.read_plans()
+    done = run(read, starts, [model], chosen, 0, Keeper())
+    assert [frame.temperature for frame in done[0].frames] == [300.0, 600.0, 900.0, 900.0]
+
+
+def test_doubt_ends_a_replica_at_the_frame_where_it_appears(committee):
+    """The bound is the uncertainty of the third frame of an exploration without a bound, less a little."""
+    forces = MaceForces(committee)
+    seen: list[float] = []
+
+    def doubt(batch):
+        seen.append(float(forces.uncertainties(batch)[0]))
+        return forces.uncertainties(batch)
+
+    (free,) = propagate([replica(0)], committee[0], settings(), doubt=doubt)
+    assert len(free.frames) == len(seen) == 4
+    highest = int(np.argmax(seen))
+    (ended,) = propagate([replica(0)], committee[0], settings(max_uncertainty=0.999 * seen[highest]), doubt=doubt)
+    first = next(number for number, value in enumerate(seen) if value > 0.999 * seen[highest])
+    assert 'is above `max_uncertainty`' in ended.reason
+    assert steps_of(ended) == steps_of(free)[:first]
+    np.testing.assert_array_equal(ended.unsafe.positions, free.frames[first].positions)
+
+
+def test_single_model_without_uncertainty_cannot_doubt(model):
+    chosen = settings(max_uncertainty=0.1)
+    (plan,) = chosen.read_plans()
+    starts = Configurations.from_atoms([bulk('Cu', cubic=True)])
+    with pytest.raises(ValueError, match='never doubts: give a committee'):
+        run(plan, starts, [model], chosen, 0, Keeper())
+
+
+def test_model_with_a_hole_is_found_out(model):
+    """Atoms attract each other without end: the others go on, and the contact is named."""
+    forces = MaceForces([model])
+
+    class Hole(MaceForces):
+        def __call__(self, systems, *, stress=False):
+            prediction = super().__call__(systems, stress=stress)
+            for system, item in enumerate(systems.replicas):
+                if item.index == 1:  # atom 1 is drawn to atom 0
+                    first = int(systems.ends[system] - systems.sizes[system])
+                    pull = systems.positions[first] - systems.positions[first + 1]
+                    prediction.forces[first + 1] += 8 * pull / pull.norm()
+                    prediction.forces[first] -= 8 * pull / pull.norm()
+            return prediction
+
+    chosen = settings(n_steps=60, stride=2, max_temperature_factor=1e4, max_force=1e3)
+    (plan,) = chosen.read_plans()
+    done = propagation.propagate(
+        [replica(0), replica(1), replica(2)], langevin(plan, Hole([model]), chosen), plan, chosen, max_atoms=100
+    )
+    assert 'Å apart, less than 0.5 times' in done[1].reason, done[1].reason
+    assert done[1].unsafe is not None or done[1].frames
+    (alone,) = propagation.propagate([replica(2)], langevin(plan, forces, chosen), plan, chosen, max_atoms=100)
+    assert steps_of(done[2]) == steps_of(alone) == list(range(2, 61, 2))
+
+
+def test_batch_that_pays_is_found_and_noted(model):
+    keeper = Keeper()
+    replicas = [replica(index) for index in range(6)]
+    (plan,) = settings(n_steps=10).read_plans()
+    forces = MaceForces([model])
+    done = propagation.propagate(replicas, langevin(plan, forces, settings()), plan, settings(), keeper=keeper)
+    assert keeper.notes['batch_atoms'] in (4, 8, 16, 24)
+    (alone,) = propagate([replica(5)], model, settings(n_steps=10))
+    np.testing.assert_allclose(positions_of(done[5])[0], positions_of(alone)[0], atol=1e-9)
+
+
+@pytest.mark.parametrize(('best', 'room', 'expected'), [(8, 100, 32), (100, 8, 16), (1, 100, 4)])
+def test_batch_grows_while_it_pays_and_as_far_as_memory_goes(monkeypatch, best, room, expected):
+    """Made-up costs: per atom they fall up to ``best`` replicas; more than ``room`` do not fit."""
+    import torch
+
+    def move(replicas):
+        if len(replicas) > room:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return SimpleNamespace(numbers=np.zeros(4 * len(replicas)), n=len(replicas))
+
+    monkeypatch.setattr(packing, '_seconds', lambda batch: max(1.0, batch.n / best))
+    assert packing.paying_atoms([replica(index) for index in range(32)], move) == expected
 
 
 def test_same_seed_gives_equal_bits_another_does_not(model):

@@ -64,7 +64,7 @@ def test_without_plans_the_keys_are_the_one_plan():
         ({'ramp': [[0, 300], [20, 600], [20, 900]]}, 'must begin at 0 and rise'),
         ({'ramp': [[0, 300], [20, -600]]}, 'greater than 0'),
         ({'ramp': [[0, 300], [20, 600]], 'ensemble': 'nve'}, 'needs a bath'),
-        ({'strain_rates': {'xX': 0.1}}, 'Did you mean `xx`'),
+        ({'strain_rates': {'xxx': 0.1}}, 'Did you mean `xx`'),
         ({'strain_rates': 0.1}, 'must be a mapping'),
         ({'strain_rates': {'xx': 0.1}, 'ensemble': 'npt'}, 'would both move the cell'),
         ({'barostat_time': 0}, 'greater than 0'),

@@ -11,6 +11,8 @@ from aiida.common.exceptions import NotExistent
 from ase import Atoms
 from ase.build import bulk
 
+from tests.calculations.conftest import committee_node  # noqa: F401
+
 
 def local_code(computer: orm.Computer, label: str, executable: str, plugin: str) -> orm.InstalledCode:
     """Return the serial code ``label``, the same for all tests of a session."""

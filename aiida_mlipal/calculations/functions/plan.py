@@ -8,15 +8,18 @@ import numpy as np
 from aiida import orm
 from aiida.engine import calcfunction
 
+from aiida_mlipal.calculations.functions.calibrate import fitted_calibration
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.evaluation import EvaluationData
+from aiida_mlipal.science.calibration.fit import Calibration
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.settings import from_dict
 from aiida_mlipal.science.starts import choose_starts, with_ends
+from aiida_mlipal.science.uncertainty import size_factor
 
-__all__ = ('plan_final_training', 'plan_iteration', 'start_campaign')
+__all__ = ('plan_final_training', 'plan_iteration', 'settings_with_smaller_batch', 'start_campaign')
 
 _TRAINING, _EXPLORATION, _STARTS = range(3)
 
@@ -69,6 +72,17 @@ def _uncertainties(*evaluations: EvaluationData | None) -> dict[str, float]:
     return known
 
 
+def _doubt(fitted: Calibration | None, starts: Configurations) -> float | None:
+    """Return the uncertainty of an atom's force in eV/Å at which the trust window ends, for the largest start.
+
+    None without a calibration, and for measures of the uncertainty that a running simulation does not know.
+    """
+    if fitted is None or fitted.uncertainty != 'forces_max' or not len(starts):
+        return None
+    grown = size_factor(fitted.uncertainty, starts.n_atoms.max(keepdims=True), fitted.n_members)
+    return fitted.error_map.uncertainty_at(fitted.upper) * float(grown[0])
+
+
 @calcfunction
 def plan_iteration(
     dataset: ConfigurationsData,
@@ -81,6 +95,7 @@ def plan_iteration(
     pool_evaluation: EvaluationData | None = None,
     dataset_evaluation: EvaluationData | None = None,
     structures: ConfigurationsData | None = None,
+    calibration: orm.Dict | None = None,
 ) -> dict[str, orm.Data]:
     """Return training and exploration settings of the next iteration and the frames where simulations start.
 
@@ -89,6 +104,8 @@ def plan_iteration(
 
     :param pool: of the previous iteration, with what its models said of it and of the dataset of that time.
     :param structures: that the campaign was given; ends of paths are numbers of these and follow the other starts.
+    :param calibration: of the previous iteration. What is above its trust window ends a replica, unless the settings
+        have a bound of their own.
     """
     iteration = decision['iteration'] + 1
     settings = exploration.get_dict()
@@ -111,6 +128,8 @@ def plan_iteration(
         structures=none if structures is None else structures.configurations,
         rng=rng,
     )
+    if calibration is not None and plan.max_uncertainty is None:
+        settings['max_uncertainty'] = _doubt(fitted_calibration(calibration), starts)
     if structures is not None:
         starts, settings['plans'] = with_ends(starts, structures.configurations, list(plan.plans))
     return {
@@ -118,6 +137,13 @@ def plan_iteration(
         'exploration': orm.Dict(settings),
         'starts': ConfigurationsData(starts, level_of_theory=dataset.level_of_theory),
     }
+
+
+@calcfunction
+def settings_with_smaller_batch(settings: orm.Dict) -> orm.Dict:
+    """Return exploration settings that let half as many atoms move together."""
+    given = settings.get_dict()
+    return orm.Dict({**given, 'batch_atoms': max(1, from_dict(ExplorationSettings, given).atoms_per_batch // 2)})
 
 
 @calcfunction

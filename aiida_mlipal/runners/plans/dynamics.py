@@ -20,7 +20,7 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_plans import STRAINS, DynamicsPlan, DynamicsSettings
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 
-__all__ = ('langevin', 'run')
+__all__ = ('doubt', 'langevin', 'mover', 'run')
 
 Mover = Callable[[Sequence[Replica]], Moving]
 
@@ -38,7 +38,7 @@ def _common(plan: DynamicsSettings, settings: ExplorationSettings) -> dict[str, 
     }
 
 
-def _mover(plan: DynamicsPlan, forces: Forces, settings: ExplorationSettings) -> Mover:
+def mover(plan: DynamicsPlan, forces: Forces, settings: ExplorationSettings) -> Mover:
     """Return what makes a batch out of replicas that moves in the ensemble of the plan."""
     common = _common(plan, settings)
     if plan.has_barostat:
@@ -79,6 +79,21 @@ def _follow_ramp(plan: DynamicsPlan) -> Callable[[Moving], None] | None:
     return follow
 
 
+def doubt(forces: MaceForces, settings: ExplorationSettings) -> Callable[[Moving], Any] | None:
+    """Return what tells the uncertainty of each system of a batch, None if nobody asks.
+
+    :raises ValueError: for a model that has none.
+    """
+    if settings.max_uncertainty is None:
+        return None
+    if not forces.has_uncertainties:
+        raise ValueError(
+            '`max_uncertainty` is set, but a single model without an uncertainty never doubts: give a committee, train '
+            'with `uncertainty: llpr` or `heads`, or take `max_uncertainty` out.'
+        )
+    return forces.uncertainties
+
+
 def run(
     plan: DynamicsPlan,
     starts: Configurations,
@@ -92,11 +107,11 @@ def run(
     temperatures, pressures = zip(*plan.conditions, strict=True)
     return propagate(
         replicas_at(starts, first, temperatures, [pressure * units.GPa for pressure in pressures]),
-        _mover(plan, forces, settings),
+        mover(plan, forces, settings),
         plan,
         settings,
         max_atoms=settings.batch_atoms,
         keeper=keeper,
-        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        doubt=doubt(forces, settings),
         after_stride=_follow_ramp(plan),
     )

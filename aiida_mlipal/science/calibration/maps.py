@@ -36,6 +36,10 @@ class ErrorMap:
             return self.alpha * uncertainty
         return self.alpha * self.pivot * (uncertainty / self.pivot) ** self.power
 
+    def uncertainty_at(self, error: float) -> float:
+        """Return the uncertainty at which ``error`` is to be expected."""
+        return float(self.pivot * (error / (self.alpha * self.pivot)) ** (1 / self.power))
+
 
 def fit_scale(uncertainty: Floats, squared_error: Floats, weights: Floats) -> ErrorMap:
     """Return the scale at which mean squared expected and actual errors agree.
