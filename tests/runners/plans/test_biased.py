@@ -52,10 +52,10 @@ def test_plan_runs_and_does_not_depend_on_the_batch(name, committee):
     broken.positions[1] = broken.positions[0] + [0.3, 0, 0]
     good = Configurations.from_atoms([copper(1), copper(2, repeat=(2, 1, 1))])
     mixed = Configurations.from_atoms([copper(1), broken])
-    per_start = {'n_replicas_per_temperature': 2, 'n_stream': 0}
+    per_start = {'n_replicas_per_temperature': 2, 'n_stream': 0, 'n_steps': 20}
     pool, _, results = explore(good, committee, settings([PLANS[name]], **per_start))
     assert results['stopped'] == []
-    assert len(pool) == 4 * 4
+    assert len(pool) == 4 * 2
     assert set(pool.origin.tolist()) == {PLANS[name]['kind']}
     small, _, _ = explore(good, committee, settings([PLANS[name]], batch_atoms=8, **per_start))
     np.testing.assert_array_equal(small.temperature, pool.temperature)
