@@ -45,7 +45,7 @@ def upper_bound(values: np.ndarray) -> float:
 
 
 def test_energy_does_not_drift_in_a_short_run(silicon_model):
-    found, temperatures = slopes(silicon_model, 8, 400)
+    found, temperatures = slopes(silicon_model, 8, 250)
     assert 200 < temperatures.mean() < 420
     assert upper_bound(found) < 1e-4, found
 

@@ -26,7 +26,7 @@ counter.write_text('x' * (turn + 1))
 state = Path('exploration/00.npz')
 if turn == 1:
     error = 'OutOfMemoryError: CUDA out of memory.'
-    result = {{'status': 'error', 'error': error, 'kind': 'out_of_memory', 'software': {{}}}}
+    result = {{'status': 'error', 'error': error, 'kind': 'out_of_memory', 'traceback': '', 'software': {{}}}}
     Path('result.json').write_text(json.dumps(result))
     sys.exit(1)
 job = subprocess.Popen([sys.executable, *sys.argv[1:]])
@@ -46,6 +46,7 @@ SETTINGS = {
 
 
 @pytest.mark.codes
+@pytest.mark.long
 def test_interrupted_exploration_goes_on(aiida_localhost, tmp_path, committee_node):
     path = tmp_path / 'python.sh'
     path.write_text(HARASSED.format(python=sys.executable, counter=tmp_path / 'turns'))
