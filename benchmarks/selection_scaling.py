@@ -96,7 +96,8 @@ def time_decision(n: int) -> dict[str, float]:
         }
     )  # fmt: skip
     evaluation = Evaluation(
-        **same, energy=np.zeros(n), forces=np.zeros((N_ATOMS * n, 3)), stress=np.zeros((n, 6)), energy_std=np.zeros(n),
+        **same, energy=np.zeros(n), forces=np.zeros((N_ATOMS * n, 3)), stress=np.zeros((n, 6)), stress_std=np.zeros(n),
+        energy_std=np.zeros(n),
         forces_std=rng.uniform(0.01, 0.5, N_ATOMS * n), member_energy=np.zeros((n, 4)), descriptors=descriptors,
     )  # fmt: skip
     del descriptors

@@ -38,7 +38,8 @@ pool = Configurations.from_atoms(frames, role='candidate', trajectory=[f'r{i % 5
 spread = np.repeat(rng.choice([0.1, 0.2, 0.4], n), 2)
 evaluation = Evaluation(
     frame_id=pool.frame_id, n_atoms=pool.n_atoms, energy=np.zeros(n), forces=np.zeros((2 * n, 3)),
-    stress=np.zeros((n, 6)), energy_std=np.zeros(n), forces_std=spread, member_energy=np.zeros((n, 4)),
+    stress=np.zeros((n, 6)), stress_std=np.zeros(n), energy_std=np.zeros(n), forces_std=spread,
+    member_energy=np.zeros((n, 4)),
     descriptors=rows,
 )
 reference = np.float64(np.float32(rng.normal(size=(300, width))))
