@@ -6,8 +6,8 @@
 For each seed a committee of two is trained on rattled diamond-structure silicon and nothing else, labelled by a cheap
 teacher: the potential of Stillinger and Weber, Phys. Rev. B 31, 5262 (1985), of matscipy. Then every plan explores from
 the same starts. The true error of a visited frame is the root mean square difference, over its atoms and directions, of
-the forces of committee and teacher. What a plan reached is the error that a tenth of its frames pass (in brackets: the
-largest of any frame).
+the forces of committee and teacher. What a plan reached is the error that a tenth of the frames of its pool
+pass (in brackets: the largest of any): visited frames, one per correlation time of each trajectory.
 
 Cost: atoms that went through any member, those of the evaluation of the saved frames included, counted by a hook in the
 models. The steps of each plan are chosen so that it costs no more than plain dynamics at 300 K; the table says what it
