@@ -33,7 +33,7 @@ class MaceExploreCalculation(InferenceCalculation):
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
     _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz')
-    CACHE_VERSION = 6
+    CACHE_VERSION = 7
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aiida_mlipal.runners.committee import check_elements, evaluate, load_models, member_files
 from aiida_mlipal.runners.cueq import accelerate_models
+from aiida_mlipal.runners.cutouts import cut_large
 from aiida_mlipal.runners.keeper import FOLDER, Keeper
 from aiida_mlipal.runners.plans import (
     adversarial,
@@ -196,7 +197,6 @@ def explore(
         'n_replicas': len(trajectories),
         'n_steps': n_steps,
         'n_visited': len(frames),
-        'n_pool': len(rows),
         'stopped': [
             {
                 'trajectory': _name(trajectory.replica, settings),
@@ -224,7 +224,8 @@ def explore(
         'propagate_s': seconds,
         'evaluate_s': evaluated - propagated,
     }
-    return frames.take(rows), evaluation.take(rows), results
+    pool, judged, cutouts = cut_large(frames.take(rows), evaluation.take(rows), models, settings)
+    return pool, judged, {**results, 'n_pool': len(pool), 'cutouts': cutouts}
 
 
 def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class ExplorationSettings(DynamicsSettings):
     starts: Mapping[str, float] = field(default_factory=lambda: {'training': 1.0})
     n_stream: int = 6  #: frames of the random stream, half of them for calibration and half for the test
     max_candidates: int = 500  #: more are thinned out by farthest-point sampling
+    max_label_atoms: int = 0  #: candidates of more atoms give way to cut-outs; 0 for no limit
+    cutout_radius: float = 5.0  #: Å; how far around its most uncertain atom a cut-out is as the frame was
     max_force: float = 50.0  #: eV/Å; a replica beyond it stops
     #: A replica hotter than so many times its target stops (more for cells of fewer than eight atoms, where the
     #: temperature fluctuates more).
@@ -53,9 +55,9 @@ class ExplorationSettings(DynamicsSettings):
         super().__post_init__()
         for name in ('max_candidates', 'threads'):
             check_integer(name, getattr(self, name))
-        for name in ('seed', 'iteration', 'n_stream', 'batch_atoms'):
+        for name in ('max_label_atoms', 'seed', 'iteration', 'n_stream', 'batch_atoms'):
             check_integer(name, getattr(self, name), at_least=0)
-        for name in ('max_force', 'min_distance_factor'):
+        for name in ('cutout_radius', 'max_force', 'min_distance_factor'):
             check_number(name, getattr(self, name), above=0)
         check_number('max_temperature_factor', self.max_temperature_factor, above=1)
         check_number('min_volume_factor', self.min_volume_factor, within=(0, 1))
