@@ -62,12 +62,13 @@ def _selections(node: Node) -> list[Any]:
     from aiida.orm import ProcessNode
 
     from aiida_mlipal.data.selection import SelectionData
+    from aiida_mlipal.workflows.outputs import output_namespace
 
     if isinstance(node, SelectionData):
         return [node]
     found = {}
     if isinstance(node, ProcessNode):
-        found = node.base.links.get_outgoing().nested().get('selections', {})
+        found = output_namespace(node, 'selections')
     if not found:
         kind = getattr(node, 'process_label', None) or type(node).__name__
         raise click.ClickException(

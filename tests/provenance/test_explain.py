@@ -114,6 +114,7 @@ def test_command(campaign, second):
     assert code == 0
     assert text.startswith(f'decision {second.pk}, iteration 1: of 30 frames ')
     code, output = explain(campaign.pk, '--json')
+    assert code == 0, output
     assert [summary['iteration'] for summary in json.loads(output)] == [0, 1]
 
 
