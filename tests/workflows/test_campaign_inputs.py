@@ -98,6 +98,14 @@ def test_one_model_may_be_unsure_by_distance(build):
     assert _problem(build(**one, selection={'uncertainty': 'latent_distance + mahalanobis'})) is None
 
 
+def test_plans_that_cannot_move_the_structures_are_named(build):
+    assert 'too long for Si' in _problem(build(exploration={'time_step': 10.0}))
+    builder = build(exploration={'plans': [{'kind': 'dynamics', 'ensemble': 'npt'}]})
+    assert _problem(builder) is None
+    builder.seeds.structures = {'water': orm.StructureData(ase=molecule('H2O', vacuum=4, pbc=False))}
+    assert 'the ensemble `npt` needs a cell that is periodic' in _problem(builder)
+
+
 def test_frames_that_are_not_periodic_have_no_stress(build):
     builder = build(selection={'uncertainty': 'forces_max + stress'})
     assert _problem(builder) is None

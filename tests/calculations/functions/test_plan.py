@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from aiida import orm
 from ase.build import bulk
 
 from aiida_mlipal.calculations.functions.plan import plan_final_training, plan_iteration, start_campaign
 from aiida_mlipal.data.configurations import ConfigurationsData
+from aiida_mlipal.science.calibration.conformal import LEVELS, Intervals
+from aiida_mlipal.science.calibration.fit import Calibration
 from aiida_mlipal.science.configurations import Configurations
 
 
@@ -98,3 +103,23 @@ def test_ends_of_paths_are_structures_of_the_campaign():
     assert starts.frame_id[[first, last]].tolist() == structures.frame_id[[2, 0]].tolist()
     assert starts.origin.tolist() == ['training'] * 5 + ['end'] * 2
     assert plan['exploration']['plans'][0] == exploration['plans'][0]
+
+
+@pytest.mark.parametrize('power', [1.0, 0.7])
+def test_replicas_end_where_the_trust_window_of_the_last_calibration_does(power):
+    """At the bound the error to expect of the largest start is the upper end of the window."""
+    fitted = Calibration(
+        uncertainty='forces_max', alpha=3.0, power=power, pivot=0.05, scales={}, force_rmse=0.1, lower=0.2, upper=0.8,
+        n_frames=30, n_broken=0, n_trajectories=10, n_atoms=60, n_members=4, correction='', form='',
+        intervals=Intervals(pooled=[None] * len(LEVELS), compositions={}), metrics={},
+    )  # fmt: skip
+    dataset = _dataset()
+    start = start_campaign(dataset)
+    node = orm.Dict({'fitted': True, **fitted.to_dict()})
+    bound = _plan(dataset, start, calibration=node)['exploration']['max_uncertainty']
+    expected = fitted.expected_errors(np.array([bound]), np.array([2]))  # frames of two atoms
+    np.testing.assert_allclose(expected, 0.8, rtol=1e-12)
+    unfitted = _plan(dataset, start, calibration=orm.Dict({'fitted': False}))
+    assert unfitted['exploration']['max_uncertainty'] is None
+    of_energies = orm.Dict({'fitted': True, **replace(fitted, uncertainty='energy').to_dict()})
+    assert _plan(dataset, start, calibration=of_energies)['exploration']['max_uncertainty'] is None
