@@ -2,6 +2,7 @@
 
     python benchmarks/training_uncertainty.py            # 3 seeds, half an hour on two quiet cores
     python benchmarks/training_uncertainty.py --quick    # one seed, fewer epochs: under 10 minutes
+    python benchmarks/training_uncertainty.py --combine A.log B.log    # of what runs of some seeds each have printed
 
 Silicon (public data: github.com/materialsvirtuallab/mlearn, `data/Si`; Zuo et al., J. Phys. Chem. A 124, 731 (2020)),
 as extended XYZ with `REF_energy` and `REF_forces`. For each seed a number of training frames is drawn, and models are
@@ -30,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -169,6 +171,33 @@ def _attacher(attach: Any, file: Path, labels: list[Any], seed: int, n_readouts:
     return lambda: attach(file, *labels, seed=seed, device='cpu', n_readouts=n_readouts)
 
 
+def printed(log: Path) -> dict[int, dict[str, Figures]]:
+    """Return the figures of a run by its seeds, from its output."""
+    found: dict[int, dict[str, Figures]] = {}
+    for line in log.read_text(encoding='utf-8').splitlines():
+        if match := re.match(r'seed (\d+): ', line):
+            run = found.setdefault(int(match[1]), {})
+        elif match := re.match(r'  (\w+): Figures\((.*)\)', line):
+            values = (item.split('=') for item in match[2].split(', '))
+            run[match[1]] = Figures(**{name: float(value) for name, value in values})
+    return found
+
+
+def conclude(seeds: list[int], found: list[dict[str, Figures]]) -> None:
+    """Print the closing figures."""
+    print(machine())
+    print(f'seeds: {seeds}; medians, smallest and largest; cost of `none`: 1')
+    for kind in ('ensemble', *CHEAP):
+        for name in Figures.__dataclass_fields__:
+            values = [getattr(run[kind], name) for run in found]
+            print(f'{kind} {name}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})')
+    losses = {kind: statistics.median(run['ensemble'].per_atom - run[kind].per_atom for run in found) for kind in CHEAP}
+    best = min(CHEAP, key=lambda kind: losses[kind])
+    print(f'the better of both: {best}')
+    print(f'RESULT cheap_uncertainty_cost {statistics.median(run[best].cost for run in found):.3f} 1')
+    print(f'RESULT cheap_uncertainty_spearman_loss {losses[best]:.3f} 1')
+
+
 def main() -> None:
     """Measure and print."""
     from aiida_mlipal.science.configurations import Configurations
@@ -180,11 +209,16 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=60)
     parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
     parser.add_argument('--jobs', type=int, default=2, help='trainings at a time, one core each')
+    parser.add_argument('--combine', type=Path, nargs='+', help='print the closing figures of these outputs')
     parser.add_argument('--quick', action='store_true', help='the first seed, 40 epochs')
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.epochs = arguments.seeds[:1], 40
 
+    if arguments.combine:
+        runs = {seed: figures for log in arguments.combine for seed, figures in printed(log).items()}
+        conclude(list(runs), list(runs.values()))
+        return
     training = labelled(arguments.data / 'mlearn-si-training.extxyz')
     test = Configurations.from_atoms(labelled(arguments.data / 'mlearn-si-test.extxyz'), labels=True, role='test')
     found = []
@@ -194,17 +228,7 @@ def main() -> None:
         for kind, figures in found[-1].items():
             print(f'  {kind}: {figures}', flush=True)
 
-    print(machine())
-    print(f'seeds: {arguments.seeds}; medians, smallest and largest; cost of `none`: 1')
-    for kind in ('ensemble', *CHEAP):
-        for name in Figures.__dataclass_fields__:
-            values = [getattr(run[kind], name) for run in found]
-            print(f'{kind} {name}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})')
-    losses = {kind: statistics.median(run['ensemble'].per_atom - run[kind].per_atom for run in found) for kind in CHEAP}
-    best = min(CHEAP, key=lambda kind: losses[kind])
-    print(f'the better of both: {best}')
-    print(f'RESULT cheap_uncertainty_cost {statistics.median(run[best].cost for run in found):.3f} 1')
-    print(f'RESULT cheap_uncertainty_spearman_loss {losses[best]:.3f} 1')
+    conclude(arguments.seeds, found)
 
 
 if __name__ == '__main__':
