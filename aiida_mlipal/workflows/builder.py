@@ -18,7 +18,7 @@ from aiida_mlipal.workflows import checks
 from aiida_mlipal.workflows.engines import load_engine
 from aiida_mlipal.workflows.gpu import check_gpus, with_device
 
-__all__ = ('CampaignBuilderMixin', 'job_options')
+__all__ = ('CampaignBuilderMixin', 'CampaignProtocols', 'job_options')
 
 #: Stage -> plugin of its code.
 STAGES = {'label': None, 'train': 'mlipal.mace.train', 'explore': 'mlipal.mace.train', 'evaluate': 'mlipal.mace.train'}
@@ -26,13 +26,17 @@ STAGES = {'label': None, 'train': 'mlipal.mace.train', 'explore': 'mlipal.mace.t
 _SHARED = ('device', 'enable_cueq', 'threads')
 
 
-class CampaignBuilderMixin(ProtocolMixin):
-    """Adds :meth:`get_builder_from_protocol` to the campaign."""
+class CampaignProtocols(ProtocolMixin):
+    """The protocols of a campaign, which have a section for each of its stages."""
 
     @classmethod
     def get_protocol_filepath(cls) -> Path:
         """Return the file that defines the protocols."""
         return cast(Path, files('aiida_mlipal.workflows') / 'protocols' / 'active_learning.yaml')
+
+
+class CampaignBuilderMixin(CampaignProtocols):
+    """Adds :meth:`get_builder_from_protocol` to the campaign."""
 
     @classmethod
     def get_builder_from_protocol(

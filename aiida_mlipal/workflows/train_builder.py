@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from aiida import orm
 from aiida.engine import ProcessBuilder
-from aiida_quantumespresso.workflows.protocols.utils import ProtocolMixin, recursive_merge
+from aiida_quantumespresso.workflows.protocols.utils import recursive_merge
 
 from aiida_mlipal.data.configurations import ConfigurationsData
 from aiida_mlipal.data.model import MlipModelData
 from aiida_mlipal.science.foundation import fine_tuning
 from aiida_mlipal.workflows import checks
-from aiida_mlipal.workflows.builder import job_options
+from aiida_mlipal.workflows.builder import CampaignProtocols, job_options
 from aiida_mlipal.workflows.gpu import check_gpus, with_device
 
 __all__ = ('TrainBuilderMixin',)
 
 
-class TrainBuilderMixin(ProtocolMixin):
+class TrainBuilderMixin(CampaignProtocols):
     """Adds :meth:`get_builder_from_protocol` to the training."""
-
-    @classmethod
-    def get_protocol_filepath(cls) -> Path:
-        """Return the file that defines the protocols: that of the campaign, which has a section ``training``."""
-        return cast(Path, files('aiida_mlipal.workflows') / 'protocols' / 'active_learning.yaml')
 
     @classmethod
     def get_builder_from_protocol(
