@@ -159,17 +159,24 @@ class MaceTrainCalculation(RunnerCalculation):
 
     @classmethod
     def unused_gpus(cls, gpus: int, settings: dict[str, Any]) -> str | None:
-        """Return why so many GPUs would stay idle: each member is trained on one."""
+        """Return why so many GPUs would stay idle, or are too few for one member."""
         options = from_dict(TrainingSettings, settings)
-        busy = min(len(options.seeds), options.max_parallel)
-        if options.device == 'cuda' and 1 < gpus <= busy:
-            return None
-        if options.device == 'cuda' and gpus > busy:
+        if options.device != 'cuda':
+            return super().unused_gpus(gpus, settings)
+        each, members = options.gpus_per_member, min(len(options.seeds), options.max_parallel)
+        if gpus > members * each:
             return (
-                f'`gpus` is {gpus}, but {busy} of the {len(options.seeds)} members are trained at the same time, each '
-                f'on one GPU: set `gpus: {busy}`, or raise `max_parallel` or the number of members.'
+                f'`gpus` is {gpus}, but {members} of the {len(options.seeds)} members are trained at the same time, '
+                f'each on {"one GPU" if each == 1 else f"{each} GPUs"}: set `gpus: {members * each}`, or raise '
+                '`max_parallel`, the number of members or `gpus_per_member`.'
             )
-        return super().unused_gpus(gpus, settings)
+        if gpus % each:
+            more = -gpus % each
+            return (
+                f'`gpus` is {gpus}, but each member is trained on {each} (`gpus_per_member`): set `gpus: {gpus + more}`'
+                f' or `gpus_per_member: {gpus}`.'
+            )
+        return None
 
     @classmethod
     def _validate_inputs(cls, inputs: Any) -> str | None:

@@ -83,6 +83,7 @@ class Continuation:
         self.start_epoch = 0
         self._lowest = dict.fromkeys((False, True), math.inf)  # by stage
         self._parts: dict[str, Any] = {}
+        self._writes = True
         self._written, self._cost = -math.inf, 0.0
 
     def install(self, run_train: Any) -> None:
@@ -99,6 +100,7 @@ class Continuation:
 
     def _train(self, train: Callable[..., None], arguments: dict[str, Any]) -> None:
         """Run MACE's training from where an earlier one has left it."""
+        self._writes = arguments['rank'] == 0  # of several processes on as many GPUs, the first
         swa = arguments['swa']
         self._parts = {
             'model': arguments['model'],
@@ -149,6 +151,8 @@ class Continuation:
             self._cost = self._written - now
 
     def _save(self, epoch: int) -> None:
+        if not self._writes:
+            return
         content = {name: _plain(part.state_dict()) for name, part in self._parts.items()}
         _write(
             {**content, 'shuffle': self._shuffle.get_state(), 'epoch': epoch, 'rates': self.rates}, self.folder / STATE

@@ -72,15 +72,15 @@ def hold_gpus() -> float:
     return time.monotonic() - start
 
 
-def share_gpus(index: int) -> None:
-    """Leave one GPU of the job to this process, which has the ``index``-th place of several at work. Before anything
-    touches CUDA.
+def share_gpus(index: int, count: int = 1) -> None:
+    """Leave ``count`` GPUs of the job to this process, which has the ``index``-th place of several at work. Before
+    anything touches CUDA.
 
-    Where ``CUDA_VISIBLE_DEVICES`` names no more than one, nothing happens.
+    A process that wants one has what there is where ``CUDA_VISIBLE_DEVICES`` names no more than one.
     """
-    gpus = os.environ.get(_VISIBLE, '').split(',')
+    gpus = os.environ.get(_VISIBLE, '').split(',') if count == 1 else visible_gpus()
     if len(gpus) > 1:
-        os.environ[_VISIBLE] = gpus[index % len(gpus)]
+        os.environ[_VISIBLE] = ','.join(gpus[(index * count + more) % len(gpus)] for more in range(count))
 
 
 def _collect(gpus: Sequence[str], wanted: int) -> list[str]:

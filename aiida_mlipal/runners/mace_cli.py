@@ -9,7 +9,6 @@ it is clamped; a validation loss that is not a number is taken for the best one 
 from __future__ import annotations
 
 import difflib
-import itertools
 import math
 import os
 from argparse import ArgumentParser, Namespace
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiida_mlipal.runners import warm_start
 from aiida_mlipal.runners.checkpoints import Continuation
-from aiida_mlipal.runners.foundation import Foundation, architecture, begin_at_new_level
+from aiida_mlipal.runners.foundation import Foundation, begin_at_new_level
 from aiida_mlipal.runners.main import SettingsRefused
 from aiida_mlipal.science.foundation import REPLAY_HEAD
 from aiida_mlipal.science.heads import MAIN_HEAD
@@ -39,9 +38,7 @@ __all__ = (
     'arguments',
     'check',
     'checkpoint_folder',
-    'errors',
     'guard_kernels',
-    'inspect_model',
     'model_file',
     'raw_arguments',
     'run',
@@ -84,6 +81,7 @@ def arguments(
     :param restart_epoch: the epoch of the checkpoint to load; nothing is trained then, MACE only writes the model.
     :param foundation: the model to start from; with a head :data:`REPLAY_HEAD` it keeps to what it has learned.
     """
+    n_gpus = settings.gpus_per_member
     options: dict[str, Any] = {
         'name': name,
         'seed': seed,
@@ -95,14 +93,15 @@ def arguments(
         **{option: getattr(settings, setting) for setting, option in OPTION_OF.items()},
         'radial_MLP': list(settings.radial_MLP),
         # Not above the smallest head's either: MACE also walks through each head's frames alone.
-        'batch_size': min(settings.batch_size, *(head.n_train for head in heads.values())),
+        'batch_size': min(settings.batch_size, *(head.n_train // n_gpus for head in heads.values())),
         'valid_batch_size': settings.valid_batch_size or settings.batch_size,
         'eval_interval': 1,
         'error_table': 'PerAtomRMSE',
+        'skip_evaluate_heads': 'train_,valid_',  # all frames at the end: the job does that itself, and keeps it
         'plot': False,
-        'launcher': 'none',
+        'launcher': 'none' if n_gpus == 1 else 'torchrun',
     }
-    flags = ['save_cpu']
+    flags = ['save_cpu'] if n_gpus == 1 else ['save_cpu', 'distributed']
     if settings.ema_decay:
         options['ema_decay'] = settings.ema_decay
         flags.append('ema')
@@ -283,55 +282,3 @@ def model_file(folder: Path, name: str) -> Path:
     """Return the model that a training in ``folder`` has ended with: that of the second stage, if there was one."""
     second = folder / f'{name}_stagetwo.model'
     return second if second.exists() else folder / f'{name}.model'
-
-
-def inspect_model(path: Path) -> dict[str, Any]:
-    """Return what is to be known of a model file without unpickling it again: elements, cutoff, size, precision."""
-    import torch
-    from ase.data import chemical_symbols
-
-    model = torch.load(path, map_location='cpu', weights_only=False)
-    return {
-        'elements': [chemical_symbols[int(number)] for number in model.atomic_numbers],
-        'r_max': float(model.r_max),
-        'dtype': str(next(model.parameters()).dtype).removeprefix('torch.'),
-        'n_parameters': sum(parameter.numel() for parameter in model.parameters()),
-        'architecture': architecture(model),
-    }
-
-
-def errors(path: Path, frames: Iterable[Atoms], settings: TrainingSettings, head: str = MAIN_HEAD) -> dict[str, float]:
-    """Return the RMSE of a model file on labelled ``frames``: energy (eV per atom), forces (eV/Å), stress (eV/Å³)."""
-    import numpy as np
-    import torch
-    from mace import data, tools
-
-    model = torch.load(path, map_location=settings.device, weights_only=False)
-    table = tools.AtomicNumberTable([int(number) for number in model.atomic_numbers])
-    keys = data.KeySpecification(
-        info_keys={'energy': 'REF_energy', 'stress': 'REF_stress'}, arrays_keys={'forces': 'REF_forces'}
-    )
-    graphs = (
-        data.AtomicData.from_config(
-            data.config_from_atoms(atoms, key_specification=keys, head_name=head),
-            z_table=table,
-            cutoff=float(model.r_max),
-            heads=list(model.heads),
-        )
-        for atoms in frames
-    )
-    batch_size = settings.valid_batch_size or settings.batch_size
-    squares: dict[str, list[Any]] = {'energy_rmse_per_atom': [], 'force_rmse': [], 'stress_rmse': []}
-    while members := list(itertools.islice(graphs, batch_size)):  # never all graphs at a time
-        batch = tools.torch_geometric.Batch.from_data_list(members).to(settings.device)
-        result = model(batch.to_dict(), compute_stress=True)
-        n_atoms = batch.ptr[1:] - batch.ptr[:-1]
-        has_stress = batch.stress_weight > 0
-        for name, difference in (
-            ('energy_rmse_per_atom', (result['energy'] - batch.energy) / n_atoms),
-            ('force_rmse', result['forces'] - batch.forces),
-            ('stress_rmse', (result['stress'] - batch.stress)[has_stress]),
-        ):
-            squares[name].append(difference.detach().double().square().flatten().cpu().numpy())
-    joined = {name: np.concatenate(values) for name, values in squares.items()}
-    return {name: float(np.sqrt(values.mean())) if values.size else math.nan for name, values in joined.items()}

@@ -1,7 +1,7 @@
 """The names of MACE's options, for both sides of a job: which setting an option follows from, and which are refused.
 
 The daemon has no MACE, so here are only those names that this package gives a meaning to. The compute node holds every
-command line against the MACE that it has, see :func:`aiida_mlipal.runners.mace_cli.parse`.
+command line against the MACE that it has, see :func:`aiida_mlipal.runners.mace_cli.check`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ SETTING_OF: Final = {
     'E0s': 'e0s',
     'ema': 'ema_decay',
     'ema_decay': 'ema_decay',
+    'distributed': 'gpus_per_member',
     'enable_cueq': 'enable_cueq',
     'freeze': 'freeze',
     'lora': 'lora',
@@ -84,7 +85,6 @@ REFUSED: Final = {
     'compute_forces': 'every frame is trained with forces; set `forces_weight`',
     'compute_stress': 'it follows from `loss`; set `loss` to `universal`',
     'config': 'give its options here, one by one',
-    'distributed': 'set `max_parallel`, the number of members that are trained at the same time',
     'downloads_dir': _FOLDERS,
     'dry_run': 'to try a training out, set `max_num_epochs` to 1',
     'enable_oeq': _ACCELERATED,
@@ -104,7 +104,7 @@ REFUSED: Final = {
     'help': 'run `mace_run_train --help` on the computer of the code',
     'hidden_irreps': 'set `num_channels` and `max_L`',
     'keep_checkpoints': _CHECKPOINTS,
-    'launcher': 'the job is its own launcher',
+    'launcher': 'it follows from `gpus_per_member`',
     'log_dir': _FOLDERS,
     'model_dir': _FOLDERS,
     'multi_processed_test': _FILES,
@@ -123,6 +123,7 @@ REFUSED: Final = {
     'results_dir': _FOLDERS,
     'save_all_checkpoints': _CHECKPOINTS,
     'save_cpu': 'models are always saved so that any machine can load them',
+    'skip_evaluate_heads': 'errors of all frames are in the output `results`',
     'statistics_file': _FILES,
     'stress_key': _KEYS,
     'subselect_pt': _REPLAY,

@@ -67,6 +67,12 @@ def split(configurations: Configurations, settings: TrainingSettings) -> tuple[C
             f'all {len(frames)} labelled frames of the dataset have the role `{found}`: give some the role `{other}`, '
             'or give all of them the role `train`, of which `valid_fraction` are then drawn for validation.'
         )
+    fewest = int(min(valid.sum(), (~valid).sum()))
+    if fewest < settings.gpus_per_member:
+        raise ValueError(
+            f'`gpus_per_member` is {settings.gpus_per_member}, but of {(~valid).sum()} training and {valid.sum()} '
+            f'validation frames each GPU needs one of both: set it to {fewest} or less, or label more.'
+        )
     return frames.take(~valid), frames.take(valid)
 
 

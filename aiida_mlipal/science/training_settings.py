@@ -49,8 +49,9 @@ def _not_negative(name: str, value: object) -> None:
 
 
 _RULES: Final[dict[str, Callable[[str, object], None]]] = {
-    **dict.fromkeys(('max_parallel', 'threads', 'num_channels', 'num_interactions', 'correlation'), _COUNT),
-    **dict.fromkeys(('num_radial_basis', 'num_cutoff_basis', 'max_num_epochs', 'batch_size'), _COUNT),
+    **dict.fromkeys(('max_parallel', 'threads', 'gpus_per_member', 'num_channels'), _COUNT),
+    **dict.fromkeys(('num_interactions', 'correlation', 'num_radial_basis', 'num_cutoff_basis'), _COUNT),
+    **dict.fromkeys(('max_num_epochs', 'batch_size'), _COUNT),
     'lora_rank': _COUNT,
     'lora_alpha': _POSITIVE,
     'n_readouts': _SEVERAL,
@@ -96,7 +97,10 @@ class TrainingSettings:
     device: str = 'cpu'  #: ``cpu`` or ``cuda``
     dtype: str = 'float32'  #: ``float32`` or ``float64``, which costs twice the time
     max_parallel: int = 2  #: members trained at the same time
-    threads: int = 1  #: per member
+    threads: int = 1  #: per member, on several GPUs per GPU
+    #: GPUs that share one training (``torchrun``): each takes ``batch_size`` frames of a step, so a step has that many
+    #: times more
+    gpus_per_member: int = 1
     #: NVIDIA's cuEquivariance kernels, after the job has found that they agree with the plain ones on its own frames
     enable_cueq: bool = False
     model: str = 'ScaleShiftMACE'  #: ``MACE`` for the exact limit of isolated atoms, see above
@@ -207,6 +211,11 @@ class TrainingSettings:
             yield (
                 f'`bootstrap` resamples the frames of each member of an ensemble, but `uncertainty` is '
                 f'`{self.uncertainty}`: set `bootstrap: false`, or `uncertainty: ensemble`.'
+            )
+        if self.device != 'cuda' and isinstance(self.gpus_per_member, int) and self.gpus_per_member > 1:
+            yield (
+                f'`gpus_per_member` is {self.gpus_per_member}, but `device` is `{self.device}`: set `device: cuda`, or '
+                '`gpus_per_member: 1`; on the CPU set `threads`.'
             )
         if not self.radial_MLP:
             yield '`radial_MLP` must name at least one layer.'

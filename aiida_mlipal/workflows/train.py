@@ -138,8 +138,9 @@ class TrainWorkChain(TrainBuilderMixin, WarmStartMixin, BaseRestartWorkChain):
         self.ctx.inputs.settings = self.ctx.settings
         options = self.ctx.inputs['metadata'].get('options', {})
         if options.get('gpus') is not None:  # members that failed may be fewer than the GPUs of all
-            parallel = from_dict(TrainingSettings, self.ctx.settings.get_dict()).max_parallel
-            options = {**options, 'gpus': min(options['gpus'], len(self.ctx.settings['seeds']), parallel)}
+            settings = from_dict(TrainingSettings, self.ctx.settings.get_dict())
+            most = min(len(settings.seeds), settings.max_parallel) * settings.gpus_per_member
+            options = {**options, 'gpus': min(options['gpus'], most)}
             self.ctx.inputs['metadata'] = {**self.ctx.inputs['metadata'], 'options': options}
 
     def inspect_process(self) -> Any:

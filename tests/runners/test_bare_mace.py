@@ -100,6 +100,7 @@ def test_no_setting_is_left_at_its_default():
     given, default = from_dict(TrainingSettings, SETTINGS), TrainingSettings(seeds=(0,))
     same = {name for name in vars(default) if getattr(given, name) == getattr(default, name)}
     left = {'split_seed', 'e0s', 'device', 'max_parallel', 'threads', 'scheduler', 'lr_scheduler_gamma', 'loss'}
+    left |= {'gpus_per_member'}  # see test_several_gpus.py
     left |= {'enable_cueq', 'uncertainty', 'n_readouts', 'bootstrap'}  # not MACE's
     left |= {'freeze', 'lora', 'lora_rank', 'lora_alpha'}  # of a fine-tuning, see test_foundation.py
     assert same == left

@@ -47,6 +47,18 @@ def test_mace_understands_them(compute_python):
 
 
 @pytest.mark.codes
+def test_several_gpus(compute_python):
+    """`torchrun` is MACE's launcher then; each process takes a batch of its own, of its share of the frames."""
+    from mace.tools import build_default_arg_parser
+
+    settings = {'device': 'cuda', 'gpus_per_member': 4, 'batch_size': 8}
+    parsed = build_default_arg_parser().parse_args(_arguments(n_train=20, **settings))
+    assert (parsed.distributed, parsed.launcher, parsed.device, parsed.batch_size) == (True, 'torchrun', 'cuda', 5)
+    parsed = build_default_arg_parser().parse_args(_arguments(n_train=20, batch_size=8))
+    assert (parsed.distributed, parsed.launcher, parsed.batch_size) == (False, 'none', 8)
+
+
+@pytest.mark.codes
 def test_mace_has_another_volume_where_a_direction_does_not_repeat(compute_python):
     """This is why a slab is written without its stress: MACE would divide by the volume of a cell of its own."""
     from ase.build import fcc100

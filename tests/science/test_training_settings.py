@@ -43,6 +43,8 @@ def test_lists_from_json_become_tuples():
             'set `bootstrap: false`, or `uncertainty: ensemble`',
         ),
         ({'seeds': [1], 'bootstrap': 1}, '`bootstrap` must be true or false'),
+        ({'seeds': [1], 'gpus_per_member': 2}, 'but `device` is `cpu`: set `device: cuda`, or `gpus_per_member: 1`'),
+        ({'seeds': [1], 'gpus_per_member': 0}, '`gpus_per_member` must be an integer of at least 1'),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -89,6 +89,14 @@ def test_a_model_labels_on_a_gpu(build):
     ('options', 'message'),
     [
         ({'train': {'gpus': 3}}, 'stage `train`: `gpus` is 3, but 2 of the 4 members are trained at the same time'),
+        (
+            {'train': {'gpus': 1}, 'training': {'gpus_per_member': 2}},
+            r'each member is trained on 2 \(`gpus_per_member`\): set `gpus: 2` or `gpus_per_member: 1`',
+        ),
+        (
+            {'train': {'gpus': 8}, 'training': {'gpus_per_member': 2}},
+            'each on 2 GPUs: set `gpus: 4`, or raise `max_parallel`',
+        ),
         ({'explore': {'gpus': 2}}, 'stage `explore`: `gpus` is 2, but this job runs on one'),
         (
             {'train': {'gpus': 1, 'custom_scheduler_commands': '#SBATCH --gres=gpu:1'}},
@@ -125,6 +133,27 @@ def test_training_alone(cluster_python):
         TrainWorkChain.get_builder_from_protocol(
             cluster_python, ConfigurationsData(copper()), protocol='fast', options={'gpus': 4}
         )
+
+
+def test_several_gpus_for_one_member(cluster_python):
+    builder = TrainWorkChain.get_builder_from_protocol(
+        cluster_python,
+        ConfigurationsData(copper()),
+        protocol='fast',
+        overrides={'gpus_per_member': 2, 'n_members': 2, 'max_parallel': 1},
+        options={'gpus': 2},
+    )
+    assert builder.settings['device'] == 'cuda'
+    assert TrainWorkChain.spec().inputs.validate(builder._inputs(prune=True)) is None
+    process = instantiate_process(get_manager().get_runner(), builder)
+    process.setup()
+    process.prepare_process()
+    assert process.ctx.inputs['metadata']['options']['gpus'] == 2
+    builder.settings = orm.Dict({**builder.settings.get_dict(), 'gpus_per_member': 4, 'max_parallel': 2})
+    builder.mace.metadata.options.gpus = 4
+    problem = TrainWorkChain.spec().inputs.validate(builder._inputs(prune=True))
+    assert '`gpus_per_member` is 4, but of' in problem.message
+    assert 'each GPU needs one of both: set it to' in problem.message
 
 
 def test_one_failed_member_asks_for_one_gpu(cluster_python):
