@@ -149,10 +149,10 @@ def test_several_gpus_for_one_member(cluster_python):
     process.setup()
     process.prepare_process()
     assert process.ctx.inputs['metadata']['options']['gpus'] == 2
-    builder.settings = orm.Dict({**builder.settings.get_dict(), 'gpus_per_member': 4, 'max_parallel': 2})
-    builder.mace.metadata.options.gpus = 4
+    builder.settings = orm.Dict({**builder.settings.get_dict(), 'gpus_per_member': 8})
+    builder.mace.metadata.options.gpus = 8
     problem = TrainWorkChain.spec().inputs.validate(builder._inputs(prune=True))
-    assert '`gpus_per_member` is 4, but of' in problem.message
+    assert '`gpus_per_member` is 8, but of' in problem.message
     assert 'each GPU needs one of both: set it to' in problem.message
 
 
