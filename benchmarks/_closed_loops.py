@@ -23,7 +23,7 @@ from ase.optimize import BFGS
 
 from aiida_mlipal.science.filters import too_close
 
-N_START, BATCH = 5, 5
+N_START, BATCH = 4, 2
 N_REPLICAS = 4
 #: A replica whose model pulls harder than this (eV/Å) has left what the model knows, and stops.
 MAX_FORCE = 30.0
@@ -156,7 +156,7 @@ def copper(quick: bool) -> System:
         frame.positions += rng.normal(scale=0.05, size=frame.positions.shape)
         test.append(('strained', frame))
     plain = teacher_dynamics(parent, EMT, 300.0, 4.0, 2 * n_steps, 10, seed=4)
-    return System('copper', EMT, parent, 0.05, 4.0, (300.0, 900.0, 1800.0, 3000.0), 200, 10, 4.0, test, plain)
+    return System('copper', EMT, parent, 0.05, 4.0, (300.0, 900.0, 1800.0, 3000.0), 120, 6, 4.0, test, plain)
 
 
 def explore(learner: Learner, system: System, seed: list[int]) -> list[Atoms]:
