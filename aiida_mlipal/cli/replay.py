@@ -87,8 +87,8 @@ def _text(result: Replay) -> str:
     for change in result.changes:
         rows.append(
             [
-                change.frame_id, change.group, change.stored_class, change.new_class, change.stored_gain,
-                change.new_gain, change.calibrated,
+                change.frame_id, change.group, change.stored_class, change.new_class, _short(change.stored_gain),
+                _short(change.new_gain), _short(change.calibrated),
             ]
         )  # fmt: skip
     lines += ['', table(rows), '']
@@ -102,3 +102,8 @@ def _text(result: Replay) -> str:
     else:
         lines.append('The replay is the stored decision, bit for bit.')
     return '\n'.join(lines)
+
+
+def _short(value: float | None) -> float | None:
+    """Return a number with four digits, as a table shows it."""
+    return None if value is None else float(f'{value:.4g}')
