@@ -136,7 +136,11 @@ def test_closing_table() -> None:
     text = closing_table(node)
     rows = [line.split() for line in text.splitlines() if line.startswith('iteration_')]
     curve = node.outputs.validation['learning_curve']
-    assert [(row[0], row[1]) for row in rows] == [('iteration_00', '9'), ('iteration_01', '15'), ('iteration_02', '19')]
+    frames = node.outputs.dataset.configurations
+    n_trained = [int((frames.is_labelled & frames.has_role('train', 'validation')).sum())]
+    for name in ('iteration_01', 'iteration_00'):  # none of the labels was rejected
+        n_trained.insert(0, n_trained[0] - node.outputs.selections[name].decision.n_selected)
+    assert [(row[0], int(row[1])) for row in rows] == [(f'iteration_{i:02d}', n) for i, n in enumerate(n_trained)]
     assert [float(row[2]) for row in rows] == [pytest.approx(1000 * point['force_rmse'], abs=0.06) for point in curve]
     assert 'lattice constant of Cu4: reference 3.5' in text
     assert 'evidence: 4 test and 4 calibration frames' in text
