@@ -213,10 +213,11 @@ def run_loop(basis: Basis, system: System, test: Frames, strategy: str, seed: in
     for atoms in start:
         atoms.positions += rng.normal(scale=system.rattle, size=atoms.positions.shape)
     plain = [system.plain[row] for row in rng.permutation(len(system.plain))]
-    new = described(basis, start)
+    new, n_paid = described(basis, start), 0
     for number in range(n_rounds + 1):
         fit = learner.learn(labelled(new, system.teacher))
-        curve.add(len(learner.known), errors(fit, test))
+        n_paid += len(new)
+        curve.add(n_paid, errors(fit, test))
         if number == n_rounds:
             break
         if strategy == '300 K':

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from _surrogate import Basis, Features, Fit, Normal
 from ase import Atoms
+from ase.calculators.calculator import CalculatorError
 
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.strategies.pick import NEED_COST, NEED_UNCERTAINTY, Candidates, pick
@@ -59,15 +60,22 @@ def described(basis: Basis, atoms: list[Atoms], group: Sequence[str] | str = '')
 
 
 def labelled(frames: Frames, teacher: Callable[[], Any]) -> Frames:
-    """Return the frames with the labels of a calculator of ASE."""
+    """Return the frames with the labels of a calculator of ASE, without those for which it fails."""
     calculator = teacher()
-    energy, forces = [], []
-    for atoms in frames.atoms:
+    rows, energy, forces = [], [], []
+    for row, atoms in enumerate(frames.atoms):
         copy = atoms.copy()
         copy.calc = calculator
-        energy.append(float(copy.get_potential_energy()))
-        forces.append(copy.get_forces())
-    return Frames(frames.atoms, frames.features, frames.ids, energy, forces, frames.group)
+        try:
+            found = float(copy.get_potential_energy()), copy.get_forces()
+        except CalculatorError:  # an SCF that does not converge: paid, and nothing to learn from
+            calculator = teacher()
+            continue
+        rows.append(row)
+        energy.append(found[0])
+        forces.append(found[1])
+    good = frames.take(rows)
+    return Frames(good.atoms, good.features, good.ids, energy, forces, good.group)
 
 
 class Learner:
@@ -84,7 +92,8 @@ class Learner:
         """Add labelled frames and fit."""
         for features, energy, forces in zip(frames.features, frames.energy, frames.forces, strict=True):
             self.normal.add(features, energy, forces)
-        self.descriptors = np.concatenate((self.descriptors, frames.descriptors))
+        if len(frames):
+            self.descriptors = np.concatenate((self.descriptors, frames.descriptors))
         self.known += frames.atoms
         self.fit = self.normal.solve()
         return self.fit

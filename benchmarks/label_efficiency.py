@@ -13,10 +13,10 @@ uncertainties, one batch after the other; nothing of an arm's labels is random b
 
 Errors are those of forces: `mean` the RMSE per component, `tail` the 95th percentile over atoms, `worst group` the
 largest RMSE of a group of test frames. The error levels below are fixed: they came from runs of random picks alone,
-with seeds that are not used here. `ratio` is the number of labels that random
-picks need for a level over what the strategy needs, on curves that are root mean squares over the seeds; its interval
-(two-sided, 90 %) is a bootstrap over the seeds, in pairs. The closing figures are medians over seeds and systems of
-ratios seed by seed, of the default strategy.
+with seeds that are not used here (closed loops: on the smaller test sets of `--quick`). `ratio` is the number of labels
+that random picks need for a level over what the strategy needs, on curves that are root mean squares over the seeds;
+its interval (two-sided, 90 %) is a bootstrap over the seeds, in pairs. The closing figures are medians over seeds and
+systems of ratios seed by seed, of the default strategy.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def draw(runs: Runs, folder: Path) -> None:
                 curve = curves(seeds, metric, list(seeds))
                 errors = np.sqrt(curve.square_errors)
                 colour = 'black' if strategy == 'random' else 'grey' if strategy == PLAIN else f'C{index}'
-                axis.plot(curve.n_labels, np.exp(np.log(errors).mean(axis=1)), color=colour, label=strategy)
+                style = '--' if strategy == PLAIN else '-'
+                axis.plot(curve.n_labels, np.exp(np.log(errors).mean(axis=1)), color=colour, label=strategy, ls=style)
                 if strategy in ('random', DEFAULT, PLAIN):
                     axis.fill_between(
                         curve.n_labels, errors.min(axis=1), errors.max(axis=1), color=colour, alpha=0.15, lw=0
