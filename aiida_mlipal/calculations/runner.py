@@ -87,8 +87,7 @@ class RunnerCalculation(CalcJob):
         exit_code(
             313,
             'ERROR_MISSING_PACKAGE',
-            "{error}. Install it in the Python environment of the code: `pip install 'mace-torch>=0.3.14,<0.4' "
-            'torch-sim-atomistic ase`.',
+            "{error}. Install it in the Python environment of the code: `pip install 'mace-torch>=0.3.14,<0.4'`.",
         )
         exit_code(314, 'ERROR_SETTINGS_REFUSED', 'nothing was computed, mend `settings` and submit again: {error}')
 

@@ -150,7 +150,7 @@ def _check_python(code: AbstractCode, options: Mapping[str, Any], _: str | None)
     settings = Dict({'device': 'cuda'} if options.get('gpus') else {})
     node = _run(CalculationFactory('mlipal.doctor'), code, one, settings=settings)
     if not node.is_finished_ok:
-        advice = f'Install what is missing: `{code.filepath_executable} -m pip install mace-torch torch-sim-atomistic`.'
+        advice = f'Install what is missing: `{code.filepath_executable} -m pip install mace-torch`.'
         return _failure(node, code.full_label, advice)
     results = node.outputs.results.get_dict()
     versions = ', '.join(f'{name} {version}' for name, version in sorted(results.get('software', {}).items()))

@@ -17,7 +17,7 @@ __all__ = ('command',)
 
 DEBIAN_PSEUDOS: Final = Path('/usr/share/espresso/pseudo')
 #: What the compute Python must be able to import, and the package that brings it.
-COMPUTE_MODULES: Final = {'mace': 'mace-torch', 'torch_sim': 'torch-sim-atomistic', 'ase': 'ase', 'numpy': 'numpy'}
+COMPUTE_MODULES: Final = {'mace': 'mace-torch', 'matscipy': 'matscipy', 'ase': 'ase', 'numpy': 'numpy'}
 
 EXAMPLE: Final = """\
 # A small silicon campaign for a laptop. Check it:  aiida-mlipal launch campaign.yaml --dry-run
@@ -52,7 +52,7 @@ def _say(state: str, text: str) -> None:
 @click.command('quickstart')
 @click.option('--profile', 'name', help='Profile to use or create.  [default: the default profile, else `mlipal`]')
 @click.option('--pw', default=None, help='Path of pw.x.  [default: the one on the PATH]')
-@click.option('--python', default=sys.executable, show_default=True, help='Python with mace-torch and torch-sim.')
+@click.option('--python', default=sys.executable, show_default=True, help='Python with mace-torch.')
 @click.option(
     '--pseudo-dir', type=click.Path(path_type=Path), default=DEBIAN_PSEUDOS, show_default=True, help='Folder of UPFs.'
 )

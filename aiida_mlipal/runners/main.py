@@ -44,7 +44,6 @@ _DISTRIBUTIONS: Final = {
     'scipy': 'scipy',
     'tblite': 'tblite',
     'torch': 'torch',
-    'torch_sim': 'torch-sim-atomistic',
 }
 
 

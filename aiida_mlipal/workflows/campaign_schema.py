@@ -271,9 +271,7 @@ class Train(_Stage):
 class Explore(_Stage):
     """How the molecular dynamics that finds new frames is run."""
 
-    code: str | None = Field(
-        default=None, description='A Python that has mace-torch and torch-sim; by default that of `train`.'
-    )
+    code: str | None = Field(default=None, description='A Python that has mace-torch; by default that of `train`.')
     settings: Annotated[dict[str, Any], _settings('explore')] = Field(
         default_factory=dict, description='Settings of the molecular dynamics over those of the protocol.'
     )

@@ -44,7 +44,7 @@ _SETTINGS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 _CODES: Final = {
     'quantumespresso.pw': ('/path/to/pw.x', 'pw.x of Quantum ESPRESSO'),
     'cp2k': ('/path/to/cp2k.psmp', 'CP2K'),
-    'mlipal.mace.train': ('/path/to/python', 'a Python that has mace-torch and torch-sim-atomistic'),
+    'mlipal.mace.train': ('/path/to/python', 'a Python that has mace-torch'),
     'mlipal.ase.label': ('/path/to/python', 'a Python that has ase'),
 }
 
