@@ -7,6 +7,7 @@ zero and stays so: the noise on it is projected out.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -30,7 +31,7 @@ def unit_velocities(replica: Replica, key: Sequence[int], n_steps: int) -> NDArr
     return result
 
 
-class Moving(Systems):
+class Moving(Systems, ABC):
     """Systems with velocities, in ASE's units, and what acts on them at their present positions.
 
     :param time_step: fs.
@@ -113,9 +114,9 @@ class Moving(Systems):
     def start_block(self, n_steps: int) -> None:
         """Prepare the next ``n_steps`` steps. Between blocks systems may be added."""
 
+    @abstractmethod
     def step(self) -> None:
         """Move all replicas by one time step."""
-        raise NotImplementedError
 
     def kinetic_energies(self) -> Any:
         """Kinetic energy of each replica in eV."""

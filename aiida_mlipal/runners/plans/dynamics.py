@@ -50,7 +50,7 @@ def mover(plan: DynamicsPlan, forces: Forces, settings: ExplorationSettings) -> 
             compressibility=plan.compressibility,
             **common,
         )
-    kinds = {'nve': VelocityVerlet, 'nvt': Langevin, 'nvt_nose_hoover': NoseHoover}
+    kinds: dict[str, Callable[..., Moving]] = {'nve': VelocityVerlet, 'nvt': Langevin, 'nvt_nose_hoover': NoseHoover}
     return partial(kinds[plan.ensemble], forces=forces, strain=_strain_of_a_step(plan), **common)
 
 

@@ -10,7 +10,7 @@ from aiida_mlipal.runners.bias.metadynamics import Metadynamics
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
 from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.plans.dynamics import doubt, langevin
 from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
 from aiida_mlipal.science.collective_variables import Latent
 from aiida_mlipal.science.configurations import Configurations
@@ -43,7 +43,7 @@ def run(
         settings,
         max_atoms=settings.batch_atoms,
         keeper=keeper,
-        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        doubt=doubt(forces, settings),
         after_stride=biased.deposit,
     )
     for trajectory in trajectories:

@@ -10,7 +10,7 @@ from aiida_mlipal.runners.bias.plumed import PlumedBias, check_kernel
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
 from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.plans.dynamics import doubt, langevin
 from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -39,5 +39,5 @@ def run(
         plan,
         settings,
         max_atoms=settings.batch_atoms,
-        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        doubt=doubt(forces, settings),
     )

@@ -11,7 +11,7 @@ from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
 from aiida_mlipal.runners.motion.exchange import Exchange
 from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.plans.dynamics import doubt, langevin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory, replicas_at
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -70,7 +70,7 @@ def run(
         max_atoms=settings.batch_atoms,
         group=lambda replica: (replica.index - first) // len(plan.temperatures),
         keeper=keeper,
-        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        doubt=doubt(forces, settings),
         after_stride=exchange,
     )
     keeper.notes['swaps'] = _swaps(trajectories, plan.temperatures)

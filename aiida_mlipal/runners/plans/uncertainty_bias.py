@@ -9,7 +9,7 @@ from aiida_mlipal.runners.bias.uncertainty import UncertaintyBias
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
 from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import langevin
+from aiida_mlipal.runners.plans.dynamics import doubt, langevin
 from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -36,7 +36,7 @@ def run(
         settings,
         max_atoms=settings.batch_atoms,
         keeper=keeper,
-        doubt=None if settings.max_uncertainty is None else forces.uncertainties,
+        doubt=doubt(forces, settings),
         after_stride=biased.adapt,
     )
     for trajectory in trajectories:
