@@ -33,7 +33,7 @@ class MaceExploreCalculation(InferenceCalculation):
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
     _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz')
-    CACHE_VERSION = 7
+    CACHE_VERSION = 8
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
@@ -54,8 +54,9 @@ class MaceExploreCalculation(InferenceCalculation):
         spec.output(
             'results',
             valid_type=Dict,
-            help='What was visited: number of steps and frames, the uncertainty of every visited frame (also of those '
-            'thrown away, with how they were), which replicas stopped and why, speed.',
+            help='What was visited: number of steps and frames, the uncertainty of every frame that unbiased plans '
+            'visited, how many they did not reach, how many frames were thrown away and how, '
+            'which replicas stopped and why, speed.',
         )
 
     @classmethod

@@ -31,7 +31,7 @@ from aiida_mlipal.runners.pool import quantiles, thin
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
-from aiida_mlipal.science.exploration_plans import Plan
+from aiida_mlipal.science.exploration_plans import DynamicsPlan, Plan
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 from aiida_mlipal.science.settings import from_dict
 
@@ -166,6 +166,17 @@ def draw_stream(frames: Configurations, n_starts: int, settings: ExplorationSett
     return roles
 
 
+def n_unreached(visited: Sequence[tuple[Plan, Sequence[Trajectory]]]) -> int:
+    """Return how many frames the replicas of unbiased plans did not come to, because they were stopped."""
+    return sum(
+        plan.n_steps // plan.stride - len(trajectory.frames) - (trajectory.unsafe is not None)
+        for plan, trajectories in visited
+        if isinstance(plan, DynamicsPlan) and plan.is_unbiased
+        for trajectory in trajectories
+        if trajectory.reason
+    )
+
+
 def explore(
     starts: Configurations, models: Sequence[Any], settings: ExplorationSettings, folder: Path | None = None
 ) -> tuple[Configurations, Evaluation, dict[str, Any]]:
@@ -190,6 +201,7 @@ def explore(
     evaluated = time.perf_counter()
     trajectories = [trajectory for _, some in visited for trajectory in some]
     uncertainties = evaluation.max_forces_std
+    unbiased = np.isin(frames.plan, [plan.label for plan in plans if plan.is_unbiased])
     rows, thrown_away = thin(frames, evaluation, settings.read_plans(), settings.max_candidates)
     n_steps = sum(trajectory.n_steps for trajectory in trajectories)
     seconds = max(propagated - begin, 1e-9)
@@ -215,7 +227,8 @@ def explore(
             for trajectory in some
             if trajectory.found
         ],
-        'visited_max_forces_std': uncertainties.tolist(),
+        'unbiased_max_forces_std': uncertainties[unbiased].tolist(),
+        'n_unreached': n_unreached(visited),
         'visited_uncertainty_quantiles': quantiles(uncertainties),
         'thrown_away': thrown_away,
         'plans': {plan.label: keeper.notes for plan, keeper in zip(plans, keepers, strict=True)},

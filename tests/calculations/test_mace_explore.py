@@ -28,7 +28,7 @@ def test_job_returns_pool_evaluation_and_results(python_code, committee_node):
     assert node.outputs.pool.base.attributes.get('roles') == {'candidate': 6, 'calibration': 1, 'test': 1}
     assert set(pool.parent.tolist()) == set(starts.frame_id.tolist())
     assert node.outputs.evaluation.model_sha256 == committee_node.digest
-    np.testing.assert_allclose(results['visited_max_forces_std'], evaluation.max_forces_std)
+    np.testing.assert_allclose(results['unbiased_max_forces_std'], evaluation.max_forces_std)
     assert {'mace-torch', 'ase'} <= set(results['software'])
     assert results['device'] == 'cpu'
 

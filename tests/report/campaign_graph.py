@@ -290,7 +290,11 @@ def build_campaign(
         pool = ConfigurationsData(_pool(parents, iteration))
         pool_evaluation = EvaluationData(evaluate(pool.configurations, iteration), models[name].digest)
         exploration = orm.Dict(
-            {'visited_max_forces_std': pool_evaluation.evaluation.max_forces_std.tolist(), 'wall_s': 30.0}
+            {
+                'unbiased_max_forces_std': pool_evaluation.evaluation.max_forces_std.tolist(),
+                'n_unreached': 0,
+                'wall_s': 30.0,
+            }
         )
         chain = graph.process(orm.WorkChainNode, 'ExploreWorkChain', {'mace__model': models[name]}, caller=campaign)
         explored = {'pool': pool, 'evaluation': pool_evaluation, 'results': exploration}

@@ -55,7 +55,7 @@ def test_pool_and_evaluation_go_row_by_row(explored, starts):
             np.zeros(len(atoms)),
         )
     assert results['n_steps'] == 4 * 60
-    np.testing.assert_array_equal(results['visited_max_forces_std'], evaluation.max_forces_std)
+    np.testing.assert_array_equal(results['unbiased_max_forces_std'], evaluation.max_forces_std)
     assert results['visited_uncertainty_quantiles']['1'] == evaluation.max_forces_std.max()
 
 
@@ -114,7 +114,7 @@ def test_thinning_keeps_the_stream_and_the_edges(starts, committee, explored):
     assert results['stopped'], 'this test needs a replica that stops'
     assert (pool.role == 'candidate').sum() == 6
     assert results['n_pool'] == len(pool) == len(evaluation) == 11
-    assert len(results['visited_max_forces_std']) == results['n_visited'] > len(pool)
+    assert len(results['unbiased_max_forces_std']) == results['n_visited'] > len(pool)
     stopped = {entry['trajectory'] for entry in results['stopped']}
     edges = pool.take(np.isin(pool.origin, ('last_safe', 'first_unsafe')))
     assert set(edges.trajectory.tolist()) <= stopped
@@ -157,3 +157,27 @@ def test_runner_reads_and_writes_files(tmp_path, committee_files):
     pool = Configurations.load(tmp_path / 'pool.npz')
     assert sorted(pool.n_atoms.tolist()) == [3, 4]
     assert result['results']['n_pool'] == 2
+
+
+def test_only_unbiased_plans_tell_how_uncertain_the_model_is(starts, committee):
+    plans = [{'kind': 'dynamics'}, {'kind': 'normal_modes'}]
+    _, _, results = explore(starts, committee, settings(plans=plans))
+    _, _, alone = explore(starts, committee, settings(plans=plans[:1]))
+    assert results['n_visited'] > alone['n_visited']
+    np.testing.assert_allclose(results['unbiased_max_forces_std'], alone['unbiased_max_forces_std'])
+    assert results['n_unreached'] == 0
+
+
+def test_frames_that_stopped_replicas_do_not_reach_are_counted(starts, committee):
+    _, _, whole = explore(starts, committee, settings())
+    bound = float(np.median(whole['unbiased_max_forces_std']))
+    _, _, results = explore(starts, committee, settings(max_uncertainty=bound))
+    assert results['stopped']
+    assert len(results['unbiased_max_forces_std']) + results['n_unreached'] == 4 * 6
+
+
+@pytest.mark.parametrize('kind', ['metadynamics', 'replica_exchange'])
+def test_a_model_that_never_doubts_is_no_bound_for_any_plan(starts, committee, kind):
+    more = {'variables': [{'type': 'distance', 'atoms': [0, 1], 'width': 0.1}]} if kind == 'metadynamics' else {}
+    with pytest.raises(ValueError, match='`max_uncertainty` is set, but a single model'):
+        explore(starts, committee[:1], settings(plans=[{'kind': kind, **more}], max_uncertainty=1.0))

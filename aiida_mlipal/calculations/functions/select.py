@@ -94,9 +94,10 @@ def select_frames(
 ) -> dict[str, orm.Data]:
     """Return the decision, with a row for every candidate, and the frames to label.
 
-    ``exploration`` holds the uncertainty of every visited frame: the share of uncertain frames refers to those, and
-    not to the pool, which is thinned. ``decision`` is the one before; it knows the iteration and the labels spent.
-    ``prescreen`` holds the labels of a cheap level: where it agrees with the model, a candidate is not labelled.
+    ``exploration`` holds the uncertainty of every frame that unbiased plans visited: the share of uncertain frames
+    refers to those, and not to the pool, which is thinned and holds what biased plans went to look for. ``decision`` is
+    the one before; it knows the iteration and the labels spent. ``prescreen`` holds the labels of a cheap level: where
+    it agrees with the model, a candidate is not labelled.
     ``costs`` is what :func:`.costs.predict_costs` expects labels to take, for methods that look at it.
     """
     inputs = {
@@ -118,20 +119,27 @@ def select_frames(
 def _uncertain_share(
     fitted: Calibration | None, exploration: orm.Dict, n_atoms: NDArray[np.int64], choice: Decision
 ) -> float | None:
-    """Return the share of visited frames whose expected error is above the beginning of the trust window.
+    """Return the share of unbiased frames whose expected error is above the beginning of the trust window.
 
-    The exploration tells the largest spread of every visited frame, and nothing else of it. Where that does not
-    suffice, because another measure is calibrated or the frames differ in size, the random stream stands for what was
-    visited: few frames, but drawn from all of them.
+    What replicas did not reach because they were stopped counts as uncertain: else a model that breaks early would look
+    better than one that lasts. The exploration tells the largest spread of every visited frame, and nothing else of it.
+    Where that does not suffice, because another measure is calibrated or the frames differ in size, the random stream
+    stands for what was visited: few frames, but drawn from all of them.
 
     :param n_atoms: of the frames of the pool.
     """
     if fitted is None:
         return None
-    visited = np.asarray(exploration['visited_max_forces_std'], dtype=float)
+    visited = np.asarray(exploration['unbiased_max_forces_std'], dtype=float)
+    n_unreached = int(exploration['n_unreached'])
+    if not len(visited):
+        return 1.0 if n_unreached else None
     sizes = np.unique(n_atoms)
     if fitted.uncertainty == 'forces_max' and len(sizes) == 1:
         expected = fitted.expected_errors(visited, np.full(len(visited), sizes[0]))
     else:
         expected = choice.calibrated[choice.klass == 'stream']
-    return float(np.mean(expected > fitted.lower)) if len(expected) else None
+    if not len(expected):
+        return None
+    reached = len(visited) / (len(visited) + n_unreached)
+    return 1.0 - reached * float(np.mean(expected <= fitted.lower))

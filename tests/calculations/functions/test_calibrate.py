@@ -29,7 +29,7 @@ def frames(n: int, seed: int, iteration: int, role: str, error: float) -> tuple[
     return labels, evaluation_of(labels, rng.normal(size=(n, 3)), forces_std=sigma)
 
 
-def campaign(error: float, uncertainty: str = 'forces_max', n_calibration: int = 40):
+def campaign(error: float, uncertainty: str = 'forces_max', n_calibration: int = 40, n_unreached: int = 0):
     """Return the calibration of iteration 1, its selection, and the check on labels of which it errs ``error`` times.
 
     The calibration is fitted to frames on which the committee errs as much as its spread.
@@ -48,7 +48,9 @@ def campaign(error: float, uncertainty: str = 'forces_max', n_calibration: int =
     chosen = select_frames(
         pool=ConfigurationsData(new.with_columns(**blank)),
         evaluation=evaluation,
-        exploration=orm.Dict({'visited_max_forces_std': predictions.max_forces_std.tolist()}),
+        exploration=orm.Dict(
+            {'unbiased_max_forces_std': predictions.max_forces_std.tolist(), 'n_unreached': n_unreached}
+        ),
         dataset=dataset,
         dataset_evaluation=dataset_evaluation,
         calibration=calibration,
@@ -128,3 +130,9 @@ def test_few_calibration_frames_say_so_in_the_node():
     assert calibration['form'] == 'a scale: 6 calibration frames of 6 trajectories, a power law needs 20 of 5'
     assert calibration['intervals']['pooled'][2:] == [None, None]
     assert [entry['n_frames'] for entry in coverage['levels']] == [12, 12, 0, 0]
+
+
+def test_time_that_stopped_replicas_did_not_reach_is_uncertain():
+    shares = [campaign(1.0, n_unreached=n)[0]['selection'].base.attributes.get('uncertain_share') for n in (0, 16)]
+    assert 0 <= shares[0] < 1
+    assert shares[1] == pytest.approx(0.5 + 0.5 * shares[0])  # 16 frames were visited, as many were not

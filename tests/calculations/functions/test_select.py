@@ -27,7 +27,7 @@ def inputs():
     return {
         'pool': ConfigurationsData(pool).store(),
         'evaluation': _evaluation(pool, rng),
-        'exploration': orm.Dict({'visited_max_forces_std': []}).store(),
+        'exploration': orm.Dict({'unbiased_max_forces_std': [], 'n_unreached': 0}).store(),
         'dataset': ConfigurationsData(dataset, level_of_theory={'code': 'expensive'}).store(),
         'dataset_evaluation': _evaluation(dataset, rng),
         'calibration': orm.Dict({'fitted': False}).store(),
