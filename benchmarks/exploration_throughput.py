@@ -32,6 +32,9 @@ from ase.build import bulk
 #: Repetitions of the cubic cell of eight atoms, by number of atoms.
 CELLS = {8: (1, 1, 1), 16: (2, 1, 1), 32: (2, 2, 1), 64: (2, 2, 2), 512: (4, 4, 4)}
 
+#: Of a run: weak random forces hold no crystal together, and atoms that meet would end a replica.
+MAX_STEPS = 100
+
 
 def silicon(n_atoms: int, seed: int) -> Atoms:
     """Return a rattled cell."""
@@ -173,7 +176,7 @@ def main() -> None:
     parser.add_argument('--model', type=Path, help='a MACE model that knows silicon; by default one of random weights')
     parser.add_argument('--channels', type=int, default=16, help='of the model with random weights')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument('--pairs', type=int, default=3, help='of ASE and the engine, for each case')
+    parser.add_argument('--pairs', type=int, default=5, help='of ASE and the engine, for each case')
     parser.add_argument('--seconds', type=float, default=4.0, help='about how long either runs in a pair')
     parser.add_argument('--quick', action='store_true', help='fewer cases, shorter')
     arguments = parser.parse_args()
@@ -189,7 +192,7 @@ def main() -> None:
     sizes = (16, 32, 64, 512) if on_gpu else (8, 64, 512)
     counts: tuple[int, ...] = (1, 32, 128, 512) if on_gpu else (1, 8, 32, 128)
     if arguments.quick:
-        counts, arguments.seconds = counts[:3], min(arguments.seconds, 1.5)
+        counts, arguments.seconds, arguments.pairs = counts[:3], min(arguments.seconds, 1.5), 3
     with quietly():
         if arguments.model is None:
             model = random_model(arguments.channels, arguments.device)
@@ -207,7 +210,7 @@ def main() -> None:
                     continue
                 run_engine, batch = engine(model, n_atoms, n_replicas, arguments.device)
                 rate, _ = run_engine(10)
-                steps = 10 * max(1, round(arguments.seconds * rate / (n_atoms * n_replicas * 10)))
+                steps = 10 * min(MAX_STEPS // 10, max(1, round(arguments.seconds * rate / (n_atoms * n_replicas * 10))))
                 pairs = []
                 for pair in range(arguments.pairs):
                     if pair % 2:
