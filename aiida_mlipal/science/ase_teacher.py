@@ -61,14 +61,14 @@ def charge_problem(settings: LabelSettings, frames: Configurations) -> str | Non
     charged = frames.charge != 0
     if settings.name in _NO_CHARGE and charged.any():
         return (
-            f'{charged.sum()} frames are charged, and the calculator `{settings.name}` would label them as if they '
-            'were neutral: choose one that knows charges, such as `tblite`, or set their column `charge` to 0.'
+            f'charged frames ({charged.sum()} of {len(frames)}) would be labelled by the calculator `{settings.name}` '
+            'as if they were neutral: choose one that knows charges, such as `tblite`, or set `charge` to 0.'
         )
     periodic = charged & frames.pbc.any(axis=1)
     if settings.name == 'tblite' and periodic.any():
         return (
-            f'{periodic.sum()} frames are charged and periodic, and `tblite` does not say by what background it would '
-            'compensate them: make them neutral, or non-periodic if they are molecules.'
+            f'charged periodic frames ({periodic.sum()} of {len(frames)}) need a background, and `tblite` does not say '
+            'by what it would compensate them: make them neutral, or non-periodic if they are molecules.'
         )
     return None
 

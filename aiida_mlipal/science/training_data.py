@@ -63,9 +63,12 @@ def split(configurations: Configurations, settings: TrainingSettings) -> tuple[C
         valid = draw_validation(frames.frame_id, fraction=settings.valid_fraction, seed=settings.split_seed)
     if valid.all() or not valid.any():
         found, other = ('validation', 'train') if valid.all() else ('train', 'validation')
+        failed = int(configurations.has_role(other).sum())
         raise ValueError(
-            f'all {len(frames)} labelled frames of the dataset have the role `{found}`: give some the role `{other}`, '
-            'or give all of them the role `train`, of which `valid_fraction` are then drawn for validation.'
+            f'all {len(frames)} labelled frames of the dataset have the role `{found}`, and '
+            + (f'the {failed} with the role `{other}` have no label' if failed else f'none has the role `{other}`')
+            + f': give some of the labelled ones the role `{other}`, or all frames the role `train`, of which '
+            '`valid_fraction` are then drawn for validation.'
         )
     fewest = int(min(valid.sum(), (~valid).sum()))
     if fewest < settings.gpus_per_member:

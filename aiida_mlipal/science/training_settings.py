@@ -223,7 +223,10 @@ class TrainingSettings:
             if getattr(self, name) == 1:
                 yield f'`{name}` must be below 1.'
         if self.valid_fraction == 0:
-            yield '`valid_fraction` must be above 0: without validation frames nobody knows which epoch is the best.'
+            yield (
+                '`valid_fraction` must be above 0: without validation frames nobody knows which epoch is the best; the '
+                'default is 0.2.'
+            )
         yield from self._e0_problems()
         yield from self._stage_two_problems()
         yield from self._lora_problems()

@@ -70,7 +70,7 @@ def _validate(inputs: Any, _: Any) -> str | None:
     if problem is not None or 'configurations' not in inputs:
         return problem
     problems = unfit_frames(engine, inputs['configurations'].configurations, inputs['engine_inputs'], checks)
-    more = f' (and {len(problems) - 3} more)' if len(problems) > 3 else ''
+    more = f' (and {len(problems) - 3} more problems)' if len(problems) > 3 else ''
     return ' '.join(problems[:3]) + more if problems else None
 
 

@@ -66,6 +66,21 @@ def test_one_frame_is_not_enough():
         split(Configurations.concatenate([_frames(1), _frames(3, 'test')]), TrainingSettings(seeds=(0,)))
 
 
+@pytest.mark.parametrize(
+    ('labelled', 'failed', 'message'),
+    [
+        ('train', 'validation', 'have the role `train`, and the 2 with the role `validation` have no label: give some'),
+        ('validation', 'train', 'have the role `validation`, and the 2 with the role `train` have no label: give some'),
+        ('validation', 'validation', 'have the role `validation`, and none has the role `train`: give some'),
+    ],
+)
+def test_nothing_to_validate_with_or_to_train_on(labelled, failed, message):
+    frames = Configurations.concatenate([_frames(6), _frames(2, status='rejected')])
+    frames = frames.with_columns(role=[labelled] * 6 + [failed] * 2)
+    with pytest.raises(ValueError, match=f'all 6 labelled frames of the dataset {message}'):
+        split(frames, TrainingSettings(seeds=(0,)))
+
+
 def test_reference_energies_follow_the_setting():
     frames = _frames(3)
     assert reference_energies(frames, TrainingSettings(seeds=(0,), e0s='least_squares')) == pytest.approx({29: -1.0})

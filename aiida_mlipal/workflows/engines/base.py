@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -141,11 +141,12 @@ def unfit_frames(engine: LabelEngine, frames: Configurations, inputs: Inputs, ch
     problems = engine.check_frames(frames, inputs)
     asked = frames.pbc.all(axis=1) & ~frames.has_role('isolated_atom')
     if checks.require_stress and asked.any() and not engine.gives_stress(inputs):
-        problems.append(
-            f'{asked.sum()} of the frames are periodic, so their labels must have a stress, but these inputs of the '
-            'engine give none: choose another calculator or switch the stress on, or set `require_stress: false` in '
-            'the checks.'
+        mend = (
+            'is periodic, so its label must have a stress, but these inputs of the engine give none: switch it on ('
+            'pw.x `CONTROL: {tstress: true}`, CP2K `FORCE_EVAL: {STRESS_TENSOR: ANALYTICAL}`), choose a calculator '
+            'that has one, or set `require_stress: false` in the checks.'
         )
+        problems += _sentences((index, mend) for index in np.flatnonzero(asked).tolist())
     return problems
 
 
@@ -161,19 +162,33 @@ def frame_problems(frames: Configurations, *checks: Callable[[Configurations, in
     :param checks: each returns what frame ``index`` of ``frames`` "has" or "is", and the mend; or an empty string.
     """
     rows = np.flatnonzero(~frames.has_role('isolated_atom')).tolist()
-    return [f'frame {index} {problem}' for index in rows for check in checks if (problem := check(frames, index))]
+    return _sentences((index, check(frames, index)) for index in rows for check in checks)
 
 
 def check_spins(frames: Configurations) -> list[str]:
     """Return frames whose number of electrons does not go with their multiplicity: odd with odd, even with even."""
-    problems = []
     offsets = frames.offsets
-    for index in range(len(frames)):
+
+    def problem(index: int) -> str:
         multiplicity, charge = int(frames.multiplicity[index]), int(frames.charge[index])
         electrons = int(frames.numbers[offsets[index] : offsets[index + 1]].sum()) - charge
-        if multiplicity and (electrons + multiplicity) % 2 == 0:
-            problems.append(
-                f'frame {index} has {electrons} electrons and multiplicity {multiplicity}: an odd number of electrons '
-                'needs an even multiplicity and the other way round; set `multiplicity` (0 leaves it open) or `charge`.'
-            )
-    return problems
+        if not multiplicity or (electrons + multiplicity) % 2:
+            return ''
+        return (
+            f'has {electrons} electrons and multiplicity {multiplicity}: an odd number of electrons needs an even '
+            'multiplicity and the other way round; set `multiplicity` (0 leaves it open) or `charge`.'
+        )
+
+    return _sentences((index, problem(index)) for index in range(len(frames)))
+
+
+def _sentences(found: Iterable[tuple[int, str]]) -> list[str]:
+    """Return each problem once: with the first frame that has it, and how many others have the same."""
+    rows: dict[str, list[int]] = {}
+    for index, problem in found:
+        if problem:
+            rows.setdefault(problem, []).append(index)
+    return [
+        f'frame {first} {f"(and {len(others)} more) " if others else ""}{problem}'
+        for problem, (first, *others) in rows.items()
+    ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from aiida import orm
 from aiida.common.folders import SandboxFolder
+from aiida.engine import run_get_node
 from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
 from aiida_pseudo.data.pseudo import UpfData
@@ -28,6 +29,7 @@ from aiida_mlipal.science.seeds import generate
 from aiida_mlipal.workflows.engines import engine_names, load_engine
 from aiida_mlipal.workflows.engines.pw_level_of_theory import functional_of
 from aiida_mlipal.workflows.engines.quantumespresso import QuantumEspressoEngine
+from aiida_mlipal.workflows.label import LabelWorkChain
 
 VALENCES = {'H': 1.0, 'C': 4.0, 'O': 6.0, 'Si': 4.0, 'Fe': 8.0}
 
@@ -284,6 +286,17 @@ def test_stress_is_told_from_the_parameters(quick_pw_label):
     inputs = dict(quick_pw_label['engine_inputs'])
     assert QuantumEspressoEngine().gives_stress(inputs)
     assert not QuantumEspressoEngine().gives_stress(_with(inputs, 'CONTROL', {'tstress': False}))
+
+
+@pytest.mark.codes
+def test_a_crystal_without_stress_is_refused(quick_pw_label):
+    inputs = _with(quick_pw_label['engine_inputs'], 'CONTROL', {'tstress': False})
+    label = {**quick_pw_label, 'engine_inputs': inputs}
+    frames = ConfigurationsData(Configurations.from_atoms([bulk('Si', a=a) for a in (5.4, 5.5, 5.6)]))
+    with pytest.raises(
+        ValueError, match=r'frame 0 \(and 2 more\) is periodic.* switch it on \(pw\.x `CONTROL: \{tstress'
+    ):
+        run_get_node(LabelWorkChain, configurations=frames, **label)
 
 
 @pytest.mark.codes
