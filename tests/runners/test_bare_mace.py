@@ -95,6 +95,16 @@ def test_every_weight_is_the_same(folders):
     assert not all(torch.equal(weights[0][key], weights[2][key]) for key in weights[0])  # the first stage's
 
 
+def test_nothing_is_averaged_in_the_second_stage(folders):
+    """MACE calls it SWA, and keeps an average that it never hands over; if this fails, MACE has mended it."""
+    _, bare = folders
+    (path,) = (bare / 'checkpoints').glob('*_swa.pt')
+    assert int(path.stem.removesuffix('_swa').rpartition('-')[2]) > 4, 'the average over one epoch would say nothing'
+    state = torch.load(bare / 'member_00_stagetwo.model', weights_only=False).state_dict()
+    weights = torch.load(path, weights_only=False)['model']
+    assert all(torch.equal(state[key], value) for key, value in weights.items())
+
+
 def test_no_setting_is_left_at_its_default():
     """Else the comparison would say nothing of it."""
     given, default = from_dict(TrainingSettings, SETTINGS), TrainingSettings(seeds=(0,))

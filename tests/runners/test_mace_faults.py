@@ -102,7 +102,21 @@ def test_a_loss_that_is_no_number_is_taken_for_the_best(bare):
 
 def test_the_weighted_loss_ignores_the_stress(compute_python):
     """Whatever its weight."""
-    from mace import modules
+    from mace.tools import build_default_arg_parser
+    from mace.tools.scripts_utils import get_loss_fn
 
-    names = {name for name, _ in modules.WeightedEnergyForcesLoss(1.0, 1.0).named_buffers()}
-    assert names == {'energy_weight', 'forces_weight'}
+    arguments = build_default_arg_parser().parse_args(LINE.split())
+    assert (arguments.loss, arguments.compute_stress, arguments.stress_weight) == ('weighted', True, 1e6)
+    loss = get_loss_fn(arguments, dipole_only=False, compute_dipole=False)
+    assert {name for name, _ in loss.named_buffers()} == {'energy_weight', 'forces_weight'}
+
+
+def test_e3nn_alone_cannot_be_imported(compute_python):
+    """It reads a pickle that PyTorch refuses since 2.6, unless MACE has been imported before: so we always do."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('TORCH_FORCE')}
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', 'import e3nn.o3'],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'weights_only' in done.stderr

@@ -46,7 +46,7 @@ def trainings(tmp_path_factory, compute_python):
     }
     _stop_after(root / 'stopped', 'member_00', 3, 'member_00/STOP')
     assert processes['committee'].wait(400) == 0, (root / 'committee' / 'runner.log').read_text()
-    processes['alone'] = start(root / 'alone', seeds=[2])
+    processes['alone'] = start(root / 'alone', seeds=[2], uncertainty='none')
     processes['diverged'] = start(root / 'diverged', seeds=[1], lr=1e30)
     # The first member has ended, the second is under way, the third has not begun: end all of it.
     _stop_after(root / 'stopped', 'member_01', 1, 'STOP')
@@ -95,7 +95,7 @@ def test_a_failed_member_leaves_the_others_alone(trainings):
 
 
 def test_the_same_seed_gives_the_same_model_to_the_last_bit(trainings):
-    """Trained alone or in a committee, a seed gives the same weights; another seed does not."""
+    """Trained alone and without an uncertainty, or in a committee, a seed gives the same weights; another does not."""
     import torch
 
     def weights(path):
@@ -104,6 +104,7 @@ def test_the_same_seed_gives_the_same_model_to_the_last_bit(trainings):
     alone = weights(trainings / 'alone' / 'member_00.model')
     again = weights(trainings / 'committee' / 'member_01.model')
     other = weights(trainings / 'committee' / 'member_00.model')
+    assert 'uncertainty' not in _result(trainings / 'alone')['members']['member_00']
     assert alone.keys() == again.keys()
     assert all(torch.equal(alone[key], again[key]) for key in alone)
     assert not all(torch.equal(alone[key], other[key]) for key in alone)
