@@ -133,6 +133,21 @@ def test_campaign_file_is_valid(block, tmp_path):
     load_campaign(tmp_path / 'campaign.yaml')
 
 
+def test_limits_of_a_cluster_are_those_of_the_page(aiida_profile, tmp_path):
+    """What the how-to types to spare the login node is where AiiDA looks for it."""
+    from aiida.orm import Computer, load_computer
+
+    Computer(
+        label='cluster', hostname='localhost', transport_type='core.ssh', scheduler_type='core.slurm',
+        workdir=str(tmp_path),
+    ).store()  # fmt: skip
+    (block,) = [block for block in blocks('python') if 'howto/run_many_labels.md' in block.source]
+    exec(compile(block.text, block.source, 'exec'), {})
+    computer = load_computer('cluster')
+    assert computer.get_minimum_job_poll_interval() == 60
+    assert computer.get_transport().get_safe_open_interval() == 30
+
+
 def test_every_science_module_is_documented():
     """A new module of science gets its place in the reference (or is private to another)."""
     page = (ROOT / 'docs' / 'reference' / 'api.md').read_text(encoding='utf-8')

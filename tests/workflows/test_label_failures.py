@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from copy import deepcopy
 
@@ -56,6 +57,12 @@ def _attempts(node: orm.WorkChainNode) -> dict[str, orm.CalcJobNode]:
     return found
 
 
+def _report(node: orm.WorkChainNode) -> str:
+    """Return what the lanes reported."""
+    lanes = [process for process in node.called if process.process_label == 'LabelLaneWorkChain']
+    return '\n'.join(log.message for lane in lanes for log in orm.Log.collection.get_logs_for(lane))
+
+
 def _keyword(job: orm.CalcJobNode, namelist: str, keyword: str):
     return job.inputs.parameters.get_dict()[namelist].get(keyword)
 
@@ -68,6 +75,10 @@ def test_an_scf_that_needs_more_steps_gets_them(quick_pw_label):
     attempts = _attempts(node)
     assert sorted(attempts) == ['frame_00000', 'frame_00000_attempt_2']
     assert _keyword(attempts['frame_00000_attempt_2'], 'ELECTRONS', 'mixing_mode') == 'local-TF'
+    report = _report(node)
+    assert re.search(r'frame_00000: PwBaseWorkChain<\d+> failed: ', report), report
+    assert 'frame_00000: attempt 2: the SCF did not converge: gentler mixing' in report
+    assert node.outputs.costs.chunk_000['n_attempts'] == [2]
     untouched = load_engine('quantumespresso').level_of_theory(quick_pw_label['engine_inputs'])
     assert digest(node.outputs.level_of_theory.get_dict()) == digest(untouched)
     assert trace(node).gaps == []

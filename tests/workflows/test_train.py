@@ -158,6 +158,10 @@ def test_options_that_the_computer_refuses_are_not_tried_twice(builder):
     assert 'has no option `gaet`. Did you mean `gate`?' in node.exit_message
     (job,) = node.called
     assert job.exit_status == 314
+    report = ' '.join(log.message for log in orm.Log.collection.get_logs_for(node))
+    assert f'MaceTrainCalculation<{job.pk}> failed: ' in report
+    assert 'has no option `gaet`' in report
+    assert 'unrecoverable' in report
 
 
 @pytest.mark.parametrize('protocol', ['fast', 'balanced', 'stringent'])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from aiida import orm
-from aiida.engine import run_get_node
+from aiida.engine import CalcJob, run_get_node
+from aiida.schedulers.plugins.direct import DirectScheduler
 from ase.build import bulk
 from ase.calculators.emt import EMT as EMTCalculator
 
@@ -26,8 +27,8 @@ EMT = {'code': 'ase', 'calculator': 'emt'}
 SEED = 20261121
 
 #: Runs the job and does to it what the plan says, once it has come further: `node` kills all of it, as a node that
-#: fails or a wall time that is over; `memory` kills the first member, as the kernel does when memory has run out; a
-#: number kills all of it after the epoch of that number.
+#: fails; `time` does, too, and says so as a scheduler does; `memory` kills the first member, as the kernel does when
+#: memory has run out; a number kills all of it after the epoch of that number.
 HARASSED = r"""#!{python}
 import subprocess, sys, time
 start = time.time()
@@ -48,6 +49,9 @@ while plan and job.poll() is None:
         members = sorted(psutil.Process(job.pid).children(), key=lambda item: item.pid)
         for item in members[:1] if plan == 'memory' else [job, *members]:
             item.kill()
+        if plan == 'time':
+            with open('_scheduler-stderr.txt', 'a') as stderr:
+                print('slurmstepd: error: *** JOB 1 CANCELLED DUE TO TIME LIMIT ***', file=stderr)
         plan = None
     time.sleep(0.02)
 sys.exit(job.wait())
@@ -135,12 +139,18 @@ def test_a_training_that_diverges(python_code):
 
 @pytest.mark.codes
 @pytest.mark.long
-def test_a_wall_time_that_is_over_three_times(script, tmp_path, python_code):
-    """The model is that of a training which nobody disturbed, to the last bit."""
-    code = _harassed(script, tmp_path, 'node', 'node', 'node')
+def test_a_wall_time_that_is_over_three_times(script, tmp_path, python_code, monkeypatch):
+    """The scheduler says so each time; the model is that of a training which nobody disturbed, to the last bit."""
+
+    def parse_output(_, detailed_job_info, stdout, stderr):
+        return CalcJob.exit_codes.ERROR_SCHEDULER_OUT_OF_WALLTIME if 'DUE TO TIME LIMIT' in stderr else None
+
+    monkeypatch.setattr(DirectScheduler, 'parse_output', parse_output)
+    code = _harassed(script, tmp_path, 'time', 'time', 'time')
     outputs, node = run_get_node(_builder(code, max_num_epochs=10))
     assert node.is_finished_ok, (node.exit_message, _report(node))
-    assert [job.exit_status for job in _jobs(node)] == [300, 300, 300, 0]
+    assert [job.exit_status for job in _jobs(node)] == [120, 120, 120, 0]
+    assert _report(node).count('the job was interrupted; going on from the checkpoints') == 3
     whole, _ = run_get_node(_builder(python_code, max_num_epochs=10))
     errors = [item['model'].base.attributes.get('errors')['member_00'] for item in (outputs, whole)]
     assert errors[0] == errors[1]
@@ -252,3 +262,5 @@ def test_the_exit_code_says_what_to_do(script, command, jobs, exit_status, messa
     assert [job.exit_status for job in _jobs(node)] == jobs
     assert node.exit_status == exit_status
     assert re.search(message, node.exit_message)
+    for job in _jobs(node):
+        assert f'MaceTrainCalculation<{job.pk}> failed: {job.exit_message}' in _report(node)

@@ -67,6 +67,31 @@ def test_labels_failures_and_costs(ase_label):
     assert costs['wall_s'][2] - costs['wall_s'][0] == pytest.approx(own[2] - own[0])
 
 
+def test_no_label_is_paid_twice(ase_label):
+    """A frame that comes twice is computed once; other ranks or scheduler lines change nothing about a label."""
+    frames = Configurations.from_atoms([copper(21), copper(22), copper(21)])
+    assert len(set(frames.frame_id.tolist())) == 2
+    first = run_get_node(LabelWorkChain, configurations=ConfigurationsData(frames), **ase_label())[1]
+    (job,) = (process for process in first.called_descendants if isinstance(process, orm.CalcJobNode))
+    assert job.inputs.configurations.n_frames == 2
+    labels = first.outputs.labels.configurations
+    assert labels.is_labelled.all()
+    assert labels.frame_id.tolist() == frames.frame_id.tolist()
+    assert labels.energy[0] == labels.energy[2] != labels.energy[1]
+
+    inputs = ase_label()
+    options = inputs['engine_inputs']['options'].get_dict()
+    options['resources'] = {'num_machines': 1, 'num_mpiprocs_per_machine': 2}
+    options['custom_scheduler_commands'] = '# in another queue'
+    inputs['engine_inputs']['options'] = orm.Dict(options)
+    again = run_get_node(LabelWorkChain, configurations=ConfigurationsData(frames), **inputs)[1]
+    assert not [process for process in again.called_descendants if isinstance(process, orm.CalcJobNode)]
+    np.testing.assert_array_equal(again.outputs.labels.configurations.energy, labels.energy)
+    query = orm.QueryBuilder().append(orm.CalcJobNode, filters={'id': job.pk}, tag='job')
+    query.append(ConfigurationsData, filters={'id': again.outputs.labels.pk}, with_ancestors='job')
+    assert query.count() == 1, 'a label leads to the calculation that made it, whoever paid'
+
+
 def test_a_charged_radical_through_the_workchain(ase_label):
     """The ionisation energy of water with GFN2-xTB: charge and multiplicity of a frame reach the program."""
     frames = Configurations.from_atoms([molecule('H2O')] * 2, charge=[0, 1], multiplicity=[1, 2])

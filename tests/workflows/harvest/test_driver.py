@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 
 import numpy as np
@@ -69,6 +70,26 @@ def test_many_calculations_of_two_levels(finished, pseudos, number):
     assert more.levels[1].dataset.pk == result.levels[1].dataset.pk
     assert set(result.levels[0].frames.frame_id.tolist()) < set(more.levels[0].frames.frame_id.tolist())
     assert more.levels[0].dataset.level_of_theory == result.levels[0].dataset.level_of_theory
+
+
+@pytest.mark.long
+def test_memory_follows_from_the_dataset(finished, clean_profile):
+    """Molecular dynamics of 500 and of 2,000 steps: what is held at a time grows by a small multiple of the frames."""
+    peaks, sizes = [], []
+    for number in (5, 20):
+        group = orm.Group(f'md-{number}').store()
+        for index in range(number):
+            steps = [bulk('Si', a=5.43, cubic=True) for _ in range(100)]
+            for step, atoms in enumerate(steps):
+                atoms.rattle(0.1, seed=100_000 * number + 100 * index + step)
+            group.add_nodes(finished(steps, CONTROL={'calculation': 'md'}))
+        tracemalloc.start()
+        (level,) = _harvest(group=group).levels
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(level.frames) == 100 * number
+        sizes.append(sum(value.nbytes for value in vars(level.frames).values() if isinstance(value, np.ndarray)))
+    assert peaks[1] - peaks[0] < 8 * (sizes[1] - sizes[0]), (peaks, sizes)  # measured: 4.7
 
 
 def test_a_subset_and_the_whole_do_not_disturb_each_other(finished, clean_profile):
