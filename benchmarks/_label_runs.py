@@ -1,15 +1,13 @@
-"""What pools and closed loops of `label_efficiency.py` share: labelled frames, one fit, one choice, the errors."""
+"""Runs of `label_efficiency.py`: frames of a pool, one fit, one choice, and the errors and curves of all runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from _surrogate import Basis, Features, Fit, Normal
 from ase import Atoms
-from ase.calculators.calculator import CalculatorError
 
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.strategies.pick import NEED_COST, NEED_UNCERTAINTY, Candidates, pick
@@ -59,25 +57,6 @@ def described(basis: Basis, atoms: list[Atoms], group: Sequence[str] | str = '')
     return Frames(atoms, features, ids, [np.nan] * len(atoms), [np.zeros(0)] * len(atoms), groups)
 
 
-def labelled(frames: Frames, teacher: Callable[[], Any]) -> Frames:
-    """Return the frames with the labels of a calculator of ASE, without those for which it fails."""
-    calculator = teacher()
-    rows, energy, forces = [], [], []
-    for row, atoms in enumerate(frames.atoms):
-        copy = atoms.copy()
-        copy.calc = calculator
-        try:
-            found = float(copy.get_potential_energy()), copy.get_forces()
-        except CalculatorError:  # an SCF that does not converge: paid, and nothing to learn from
-            calculator = teacher()
-            continue
-        rows.append(row)
-        energy.append(found[0])
-        forces.append(found[1])
-    good = frames.take(rows)
-    return Frames(good.atoms, good.features, good.ids, energy, forces, good.group)
-
-
 class Learner:
     """A potential that is trained again whenever frames are added, and remembers them."""
 
@@ -85,7 +64,6 @@ class Learner:
         self.basis = basis
         self.normal = Normal(basis.n_features, len(basis.elements))
         self.descriptors = np.zeros((0, basis.n_features))
-        self.known: list[Atoms] = []
         self.fit: Fit | None = None
 
     def learn(self, frames: Frames) -> Fit:
@@ -94,7 +72,6 @@ class Learner:
             self.normal.add(features, energy, forces)
         if len(frames):
             self.descriptors = np.concatenate((self.descriptors, frames.descriptors))
-        self.known += frames.atoms
         self.fit = self.normal.solve()
         return self.fit
 
@@ -111,21 +88,25 @@ class Learner:
 
 
 def errors(fit: Fit, test: Frames) -> tuple[float, float, float]:
-    """Return the errors of forces: mean, tail and worst group, eV/Å.
-
-    They are the RMSE per component; the 95th percentile, over atoms, of the RMSE of the components of one force; and
-    the largest RMSE of a group.
-    """
+    """Return the errors of forces of a fit on labelled frames, see :func:`force_errors`."""
     square = [
         np.mean(((features.forces @ fit.weights).reshape(-1, 3) - forces) ** 2, axis=1)
         for features, forces in zip(test.features, test.forces, strict=True)
     ]
-    atoms = np.concatenate(square)
-    groups = [
-        np.mean(np.concatenate([square[row] for row in np.flatnonzero(test.group == group)]))
-        for group in np.unique(test.group)
-    ]
-    return float(np.sqrt(atoms.mean())), float(np.sqrt(np.quantile(atoms, 0.95))), float(np.sqrt(max(groups)))
+    return force_errors(np.concatenate(square), np.repeat(test.group, [len(part) for part in square]))
+
+
+def force_errors(square: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
+    """Return the errors of forces: mean, tail and worst group, eV/Å.
+
+    They are the RMSE per component; the 95th percentile, over atoms, of the RMSE of the components of one force; and
+    the largest RMSE of a group.
+
+    :param square: (A,), square error of the force on each atom, mean over the components.
+    :param group: (A,), of the frame of each atom.
+    """
+    groups = [square[group == name].mean() for name in np.unique(group)]
+    return float(np.sqrt(square.mean())), float(np.sqrt(np.quantile(square, 0.95))), float(np.sqrt(max(groups)))
 
 
 @dataclass

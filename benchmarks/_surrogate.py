@@ -241,12 +241,20 @@ class Normal:
         self.matrix, self.right = np.zeros((n_features, n_features)), np.zeros(n_features)
         self.square, self.n_rows, self.n_constants = 0.0, 0, n_constants
 
-    def add(self, features: Features, energy: float, forces: np.ndarray) -> None:
-        """Add the energy and the forces of a frame."""
-        row, value = features.energy / features.n_atoms / ENERGY_UNIT, energy / features.n_atoms / ENERGY_UNIT
-        flat = forces.ravel()
-        self.matrix += (features.forces.T @ features.forces).astype(float) + np.outer(row, row)
-        self.right += features.forces.T.astype(float) @ flat + row * value
+    def add(self, features: Features, energy: float, forces: np.ndarray, usual_force: float = np.inf) -> None:
+        """Add the energy and the forces of a frame.
+
+        :param usual_force: eV/Å; beyond it, the error that is allowed grows with the force on the atom, so that a few
+            frames with enormous forces do not decide the fit (George et al., J. Chem. Phys. 153, 044104 (2020)).
+        """
+        noise = np.sqrt(1 + np.sum((forces / usual_force) ** 2, axis=1))
+        unit = features.n_atoms * ENERGY_UNIT * np.sqrt(np.mean(noise**2))
+        row, value = features.energy / unit, energy / unit
+        flat, scaled = (forces / noise[:, None]).ravel(), features.forces
+        if np.isfinite(usual_force):
+            scaled = features.forces / np.repeat(noise, 3).astype(np.float32)[:, None]
+        self.matrix += (scaled.T @ scaled).astype(float) + np.outer(row, row)
+        self.right += scaled.T.astype(float) @ flat + row * value
         self.square += float(flat @ flat + value**2)
         self.n_rows += len(flat) + 1
 

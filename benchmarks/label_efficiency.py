@@ -1,95 +1,126 @@
 """How many labels each strategy of selection needs, against random picks: on stationary pools and in closed loops.
 
     python benchmarks/label_efficiency.py                     # all strategies, 5 seeds
-    python benchmarks/label_efficiency.py --quick             # few strategies, 2 seeds: under 10 minutes
+    python benchmarks/label_efficiency.py --quick             # few strategies, 2 seeds, no MACE: under 10 minutes
     python benchmarks/label_efficiency.py --only li --seeds 1 # a part; parts are kept in --results and put together
 
 Pools: silicon and lithium (public data: github.com/materialsvirtuallab/mlearn, `data/Si` and `data/Li`; Zuo et al., J.
 Phys. Chem. A 124, 731 (2020)), as extended XYZ with `REF_energy`, `REF_forces` and `group`. 30 % of each group are the
-test set, another draw with each seed; the rest is the pool, of which a few random frames are the start. Closed loops:
-see `_closed_loops.py`. The model is the one of `_surrogate.py`, not MACE: it is trained within a second, so that all
-strategies, seeds and batches can be compared. Selection is the campaign's own code, on the model's own descriptors and
-uncertainties, one batch after the other; nothing of an arm's labels is random but what a strategy draws at random.
+test set, another draw with each seed; the rest is the pool, of which a few random frames are the start. Selection is
+the strategies of a campaign, on the model's own descriptors and uncertainties, one batch after the other. Closed loops:
+iterations of a campaign, see `_closed_loops.py`; systems and their test sets: see `_systems.py`. The model is the one
+of `_surrogate.py`, trained within a second, so that all strategies, seeds and batches can be compared, and in the loop
+`copper_mace` a small MACE model.
 
 Errors are those of forces: `mean` the RMSE per component, `tail` the 95th percentile over atoms, `worst group` the
-largest RMSE of a group of test frames. The error levels below are fixed: they came from runs of random picks alone,
-with seeds that are not used here (closed loops: on the smaller test sets of `--quick`). `ratio` is the number of labels
-that random picks need for a level over what the strategy needs, on curves that are root mean squares over the seeds;
-its interval (two-sided, 90 %) is a bootstrap over the seeds, in pairs. The closing figures are medians over seeds and
-systems of ratios seed by seed, of the default strategy.
+largest RMSE of a group of test frames. `ratio` is the number of labels that random picks need for a level over what the
+strategy needs, on curves that are root mean squares over the seeds; its interval (two-sided, 90 %) is a bootstrap over
+the seeds, in pairs. The closing figures are medians over seeds and systems of ratios seed by seed, of the default
+strategy.
+
+Levels of the pools are fixed below: they came from runs of random picks alone, with seeds not used here. Closed
+loops have none that somebody chose. All arms have the same budget, and two of them are compared at the lowest error
+that both reach within it, as `launch --control` compares: the level at which the arm that does worse ends. So a saving
+up to the whole budget over the first labels can be seen, and a loss as well. The aim of a third of the labels
+(a ratio of 3) was fixed before. In an arm that explores, all labels count, those of its random stream included, on
+which nobody trains; random frames of plain dynamics of the teacher (`300 K`) are all trained on. Where plain dynamics
+end above the level of default and random picks, the figure is a bound: its budget over what the default needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _closed_loops import prepare, run_loop
+from _closed_loops import PLAIN, run_loop
 from _label_runs import METRICS, Curve
+from _mace_learner import MaceLearner
 from _pools import SIZES, load_pool, run_pool
 from _scratch_profile import machine
+from _surrogate_learner import Describer, SurrogateLearner
+from _systems import SYSTEMS
 
-from aiida_mlipal.science.learning_curves import LearningCurve, Saving, label_saving
+from aiida_mlipal.science.learning_curves import LearningCurve, Saving, label_saving, labels_needed
 from aiida_mlipal.science.selection_settings import SelectionSettings
 from aiida_mlipal.science.strategies.pick import STRATEGIES
 
 DEFAULT = SelectionSettings().method
-POOLS, LOOPS = ('si', 'li'), ('butane', 'copper')
-#: eV/Å: for each system the levels of `mean`, `tail` and `worst group` at which labels are counted.
-LEVELS: dict[str, tuple[float, float, float]] = {
-    'si': (0.145, 0.29, 0.20),
-    'li': (0.0165, 0.031, 0.018),
-    'butane': (0.1, 0.2, 0.11),
-    'copper': (0.05, 0.06, 0.08),
-}
-PLAIN = '300 K'  #: random frames of plain dynamics of the teacher
+POOLS, LOOPS, MACE_LOOPS = ('si', 'li'), ('butane', 'copper'), ('copper_mace',)
+#: eV/Å: for each pool the levels of `mean`, `tail` and `worst group` at which labels are counted.
+LEVELS = {'si': (0.145, 0.29, 0.20), 'li': (0.0165, 0.031, 0.018)}
+#: The budget of a closed loop: rounds after the first training.
+ROUNDS = {'butane': 10, 'copper': 10, 'copper_mace': 6}
+QUICK_ROUNDS = 4
 #: What `--quick` compares.
 QUICK = ('random', DEFAULT, 'top_uncertainty')
-#: Frames of a closed loop all have the same size there, so that a strategy that looks at the cost has nothing to see.
-LOOP_STRATEGIES = (PLAIN, *(name for name in STRATEGIES if name != 'cost_aware'))
+#: The arms of closed loops, the most wanted first. All frames of a loop have the same size, so that a strategy that
+#: looks at the cost has nothing to see.
+LOOP_ARMS = ('random', DEFAULT, PLAIN, *(name for name in STRATEGIES if name not in ('random', DEFAULT, 'cost_aware')))
+MACE_ARMS = LOOP_ARMS[:3]
 
 Runs = dict[str, dict[str, dict[str, Any]]]  #: system -> strategy -> seed -> the curve
 
 
-def runner(name: str, arguments: argparse.Namespace) -> Callable[[str, int], Curve]:
+@lru_cache
+def runner(name: str, data: Path, quick: bool) -> Callable[[str, int], Curve]:
     """Return what runs one strategy with one seed on a system, which is set up once."""
     if name in POOLS:
-        basis, frames = load_pool(arguments.data, name)
-        sizes = SIZES[:9] if arguments.quick else SIZES
+        basis, frames = load_pool(data, name)
+        sizes = SIZES[:9] if quick else SIZES
         return lambda strategy, seed: run_pool(basis, frames, strategy, seed, sizes)
-    basis, system, test = prepare(name, arguments.quick)
-    n_rounds = 4 if arguments.quick else 8
-    return lambda strategy, seed: run_loop(basis, system, test, strategy, seed, n_rounds)
+    system = SYSTEMS[name.removesuffix('_mace')](quick)
+    n_rounds = QUICK_ROUNDS if quick else ROUNDS[name]
+    if name in LOOPS:
+        describe = Describer(system)
+        return lambda strategy, seed: run_loop(SurrogateLearner(describe), system, strategy, seed, n_rounds)
+
+    def with_mace(strategy: str, seed: int) -> Curve:
+        with tempfile.TemporaryDirectory() as folder:
+            return run_loop(MaceLearner(Path(folder), system, seed), system, strategy, seed, n_rounds)
+
+    return with_mace
+
+
+def one(name: str, strategy: str, seed: int, data: Path, quick: bool) -> dict[str, Any]:
+    """Run one strategy with one seed."""
+    import torch
+
+    torch.set_num_threads(1)
+    work, start = runner(name, data, quick), time.perf_counter()
+    curve = work(strategy, seed)
+    return {'n_labels': curve.n_labels, 'errors': curve.errors, 'wall_s': time.perf_counter() - start}
 
 
 def run(arguments: argparse.Namespace) -> Runs:
     """Run what is not there yet, and keep each curve as soon as it is there."""
     runs: Runs = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    work = []
     for name in arguments.only:
-        known = STRATEGIES if name in POOLS else LOOP_STRATEGIES
-        strategies = [way for way in known if arguments.strategies is None or way in (*arguments.strategies, PLAIN)]
-        work = [
-            (strategy, seed)
-            for seed in arguments.seeds
-            for strategy in strategies
-            if str(seed) not in runs.setdefault(name, {}).setdefault(strategy, {})
-        ]
-        one = runner(name, arguments) if work else None
-        for strategy, seed in work:
-            start = time.process_time()
-            assert one is not None
-            curve = one(strategy, seed)
-            seconds = time.process_time() - start
-            runs[name][strategy][str(seed)] = {'n_labels': curve.n_labels, 'errors': curve.errors, 'cpu_s': seconds}
+        known = STRATEGIES if name in POOLS else LOOP_ARMS if name in LOOPS else MACE_ARMS
+        wanted = [way for way in known if arguments.strategies is None or way in (*arguments.strategies, PLAIN)]
+        done = runs.setdefault(name, {})
+        work += [(name, way, seed) for way in wanted for seed in arguments.seeds if str(seed) not in done.get(way, {})]
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context('spawn')) as pool:
+        tasks = {pool.submit(one, *item, arguments.data, arguments.quick): item for item in work}
+        for task in as_completed(tasks):
+            name, strategy, seed = tasks[task]
+            found = task.result()
+            runs[name].setdefault(strategy, {})[str(seed)] = found
             arguments.results.write_text(json.dumps(runs))
-            tails = ' '.join(f'{found[1]:.3f}' for found in curve.errors)
-            print(f'{name} {strategy} seed {seed}: {seconds:.0f} CPU s, tail {tails}', flush=True)
+            tails = ' '.join(f'{errors[1]:.3f}' for errors in found['errors'])
+            labels = f'{found["n_labels"][0]} to {found["n_labels"][-1]} labels'
+            print(f'{name} {strategy} seed {seed}: {found["wall_s"]:.0f} s, {labels}, tail {tails}', flush=True)
     return runs
 
 
@@ -104,7 +135,7 @@ def curves(found: dict[str, Any], metric: int, seeds: list[str]) -> LearningCurv
 def savings(runs: Runs, name: str, metric: int, strategy: str, reference: str) -> tuple[Saving, list[float]]:
     """Return the saving over all seeds that both have, and the ratio of each seed."""
     seeds = sorted(set(runs[name][strategy]) & set(runs[name][reference]), key=int)
-    options: dict[str, Any] = {'target': LEVELS[name][metric], 'seed': 1}
+    options: dict[str, Any] = {'target': LEVELS[name][metric] if name in LEVELS else None, 'seed': 1}
 
     def of(chosen: list[str]) -> Saving:
         pair = (curves(runs[name][way], metric, chosen) for way in (strategy, reference))
@@ -113,38 +144,76 @@ def savings(runs: Runs, name: str, metric: int, strategy: str, reference: str) -
     return of(seeds), [of([seed]).ratio for seed in seeds]
 
 
+def over_plain(runs: Runs, name: str, metric: int) -> list[tuple[float, bool]]:
+    """Return, seed by seed, labels of plain dynamics over those of the default, and whether that is only a bound.
+
+    The level is the one at which default and random picks are compared.
+    """
+    ratios = []
+    for seed in sorted(set.intersection(*(set(runs[name][way]) for way in (DEFAULT, 'random', PLAIN))), key=int):
+        found = {way: curves(runs[name][way], metric, [seed]) for way in (DEFAULT, 'random', PLAIN)}
+        pair = (found[DEFAULT], found['random'])
+        saving = label_saving(*pair, weights=np.ones(1), clusters=np.zeros(1), seed=1)
+        plain = found[PLAIN]
+        needed = labels_needed(plain.n_labels, plain.rmse(np.ones(1)), saving.target)
+        is_bound = bool(np.isinf(needed))
+        ratios.append((float(plain.n_labels[-1] if is_bound else needed) / saving.n_strategy, is_bound))
+    return ratios
+
+
 def report(runs: Runs) -> None:
     """Print the table and the closing figures."""
-    print(f'{"system":8s} {"error":12s} {"level":>7s} {"strategy":18s} {"labels":>7s} {"random":>7s}  ratio (90 %)')
+    print(
+        f'{"system":11s} {"error":11s} {"level":>7s} {"strategy":16s} {"labels":>7s} {"random":>7s}  '
+        f'{"ratio (90 %)":20s}  error at the end, and of random picks'
+    )
     for name in runs:
         for metric, what in enumerate(METRICS):
             for strategy in (way for way in runs[name] if way != 'random'):
                 saving, _ = savings(runs, name, metric, strategy, 'random')
-                mark = ' <- default' if strategy == DEFAULT else ''
+                last = [
+                    curves(runs[name][way], metric, list(runs[name][way])).rmse(np.ones(len(runs[name][way])))[-1]
+                    for way in (strategy, 'random')
+                ]
                 print(
-                    f'{name:8s} {what:12s} {saving.target:7.4g} {strategy:18s} {saving.n_strategy:7.1f} '
-                    f'{saving.n_reference:7.1f}  {saving.ratio:.2f} ({saving.low:.2f} to {saving.high:.2f}){mark}'
+                    f'{name:11s} {what:11s} {saving.target:7.4g} {strategy:16s} {saving.n_strategy:7.1f} '
+                    f'{saving.n_reference:7.1f}  {f"{saving.ratio:.2f} ({saving.low:.2f} to {saving.high:.2f})":20s}  '
+                    f'{last[0]:.4g} {last[1]:.4g}{" <- default" if strategy == DEFAULT else ""}'
                 )
     for name in (name for name in POOLS if name in runs):
         saving, _ = savings(runs, name, 0, DEFAULT, 'random')
         print(f'RESULT pool_{name}_upper_bound {1 / saving.low:.3f} 1')  # one-sided 95 %, labels default over random
-    for result, systems, metric, reference in (
-        ('pool_mean_saving', POOLS, 0, 'random'),
-        ('pool_tail_saving', POOLS, 1, 'random'),
-        ('closed_loop_tail_saving', LOOPS, 1, 'random'),
-        ('closed_loop_tail_saving_over_300K', LOOPS, 1, PLAIN),
+    for result, systems, metric in (
+        ('pool_mean_saving', POOLS, 0),
+        ('pool_tail_saving', POOLS, 1),
+        ('closed_loop_tail_saving', LOOPS, 1),
+        *((f'closed_loop_tail_saving_{name}', (name,), 1) for name in (*LOOPS, *MACE_LOOPS)),
     ):
         found = [
             ratio
             for name in systems
-            if name in runs and {DEFAULT, reference} <= set(runs[name])
-            for ratio in savings(runs, name, metric, DEFAULT, reference)[1]
+            if {DEFAULT, 'random'} <= set(runs.get(name, {}))
+            for ratio in savings(runs, name, metric, DEFAULT, 'random')[1]
         ]
-        if found:
-            known = [ratio for ratio in found if not np.isnan(ratio)]
-            value = statistics.median(known) if known else float('nan')
-            print(f'{result}: {", ".join(f"{ratio:.2f}" for ratio in found)} (nan: neither reached the level)')
-            print(f'RESULT {result} {value:.3f} 1')
+        close(result, found)
+    for result, systems in (('', LOOPS), *((f'_{name}', (name,)) for name in (*LOOPS, *MACE_LOOPS))):
+        ratios = [
+            ratio
+            for name in systems
+            if {DEFAULT, 'random', PLAIN} <= set(runs.get(name, {}))
+            for ratio in over_plain(runs, name, 1)
+        ]
+        n_bounds = sum(is_bound for _, is_bound in ratios)
+        close(f'closed_loop_tail_saving_over_300K{result}', [ratio for ratio, _ in ratios], f'{n_bounds} are bounds')
+
+
+def close(result: str, ratios: list[float], note: str = '') -> None:
+    """Print the median of ratios, and what it is the median of."""
+    if ratios:
+        known = [ratio for ratio in ratios if not np.isnan(ratio)]
+        listed = ', '.join(f'{ratio:.2f}' for ratio in ratios)
+        print(f'{result}: {listed}{f" ({note})" if note else ""}')
+        print(f'RESULT {result} {statistics.median(known) if known else float("nan"):.3f} 1')
 
 
 def draw(runs: Runs, folder: Path) -> None:
@@ -169,7 +238,8 @@ def draw(runs: Runs, folder: Path) -> None:
                     axis.fill_between(
                         curve.n_labels, errors.min(axis=1), errors.max(axis=1), color=colour, alpha=0.15, lw=0
                     )
-            axis.axhline(LEVELS[name][metric], color='black', lw=0.8, ls=':')
+            if name in LEVELS:
+                axis.axhline(LEVELS[name][metric], color='black', lw=0.8, ls=':')
             axis.set(xscale='log', yscale='log', xlabel='labels', ylabel=f'{METRICS[metric]} force error (eV/Å)')
             for ticks in (axis.xaxis, axis.yaxis):
                 ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -186,12 +256,15 @@ def main() -> None:
     shared = Path(__file__).resolve().parents[2] / 'shared' / 'data'
     parser.add_argument('--data', type=Path, default=shared, help='folder of mlearn-{si,li}-{training,test}.extxyz')
     parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3, 4, 5])
-    parser.add_argument('--only', nargs='+', choices=(*POOLS, *LOOPS), default=(*POOLS, *LOOPS))
+    systems = (*POOLS, *LOOPS, *MACE_LOOPS)
+    parser.add_argument('--only', nargs='+', choices=systems, help='[default: all; with --quick, not MACE]')
     parser.add_argument('--strategies', nargs='+', choices=STRATEGIES, help='[default: all]')
     parser.add_argument('--results', type=Path, help='file of finished runs [default: in --figures]')
     parser.add_argument('--figures', type=Path, default=Path('label_efficiency'), help='folder for figures')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time, one core each')
     parser.add_argument('--quick', action='store_true', help=f'{", ".join(QUICK)}, 2 seeds, short')
     arguments = parser.parse_args()
+    arguments.only = arguments.only or (systems[:-1] if arguments.quick else systems)
     if arguments.quick:
         arguments.seeds, arguments.strategies = arguments.seeds[:2], QUICK
     arguments.figures.mkdir(parents=True, exist_ok=True)
@@ -203,4 +276,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    os.environ['OMP_NUM_THREADS'] = '1'
     main()

@@ -40,7 +40,12 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         check_number('lower', self.lower, above=0)
-        check_number('upper', self.upper, above=self.lower)
+        check_number('upper', self.upper, above=0)
+        if not self.lower < self.upper:
+            raise ValueError(
+                f'the trust window has its lower end ({self.lower:g} eV/Å) above its upper end ({self.upper:g} eV/Å), '
+                'so no frame could be in it: exchange the two.'
+            )
 
     def to_dict(self) -> dict[str, float]:
         """Return the thresholds as a plain dictionary."""

@@ -131,8 +131,16 @@ def test_refusals():
         fit(dataset, evaluation_of(dataset, np.zeros((4, 1))))
     with pytest.raises(ValueError, match='`upper_factor` must be a number greater than 1'):
         fit(dataset, evaluation, upper_factor=0.5)
-    with pytest.raises(ValueError, match='`upper` must be a number greater than 2'):
+
+
+def test_a_window_with_its_lower_end_above_its_upper_end_is_refused():
+    message = r'lower end \(2 eV/Å\) above its upper end \(1 eV/Å\), so no frame could be in it: exchange the two'
+    with pytest.raises(ValueError, match=message):
         Thresholds(lower=2.0, upper=1.0)
+    with pytest.raises(ValueError, match=message):
+        Thresholds.from_dict({'lower': 2.0, 'upper': 1.0})
+    with pytest.raises(ValueError, match='no frame could be in it'):
+        Thresholds(lower=1.0, upper=1.0)
 
 
 def by_trajectory(dataset: Configurations, iteration: int = 0, per_trajectory: int = 1) -> Configurations:
