@@ -14,7 +14,7 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.evaluation import Evaluation
 
 #: Steps of the optimiser in a training, whatever the number of frames.
-N_UPDATES, BATCH_SIZE = 400, 4
+N_UPDATES, BATCH_SIZE = 300, 4
 
 
 class MaceLearner:

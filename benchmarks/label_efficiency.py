@@ -60,8 +60,10 @@ POOLS, LOOPS, MACE_LOOPS = ('si', 'li'), ('butane', 'copper'), ('copper_mace',)
 #: eV/Å: for each pool the levels of `mean`, `tail` and `worst group` at which labels are counted.
 LEVELS = {'si': (0.145, 0.29, 0.20), 'li': (0.0165, 0.031, 0.018)}
 #: The budget of a closed loop: rounds after the first training.
-ROUNDS = {'butane': 10, 'copper': 10, 'copper_mace': 6}
-QUICK_ROUNDS = 4
+ROUNDS = {'butane': 6, 'copper': 6, 'copper_mace': 4}
+QUICK_ROUNDS = 3
+#: The first of the seeds, for MACE.
+N_MACE_SEEDS = 3
 #: What `--quick` compares.
 QUICK = ('random', DEFAULT, 'top_uncertainty')
 #: The arms of closed loops, the most wanted first. All frames of a loop have the same size, so that a strategy that
@@ -109,8 +111,9 @@ def run(arguments: argparse.Namespace) -> Runs:
     for name in arguments.only:
         known = STRATEGIES if name in POOLS else LOOP_ARMS if name in LOOPS else MACE_ARMS
         wanted = [way for way in known if arguments.strategies is None or way in (*arguments.strategies, PLAIN)]
+        seeds = arguments.seeds[:N_MACE_SEEDS] if name in MACE_LOOPS else arguments.seeds
         done = runs.setdefault(name, {})
-        work += [(name, way, seed) for way in wanted for seed in arguments.seeds if str(seed) not in done.get(way, {})]
+        work += [(name, way, seed) for way in wanted for seed in seeds if str(seed) not in done.get(way, {})]
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context('spawn')) as pool:
         tasks = {pool.submit(one, *item, arguments.data, arguments.quick): item for item in work}
         for task in as_completed(tasks):
