@@ -20,7 +20,7 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_plans import STRAINS, DynamicsPlan, DynamicsSettings
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
 
-__all__ = ('doubt', 'langevin', 'mover', 'run')
+__all__ = ('in_bath', 'langevin', 'mover', 'run')
 
 Mover = Callable[[Sequence[Replica]], Moving]
 
@@ -79,7 +79,30 @@ def _follow_ramp(plan: DynamicsPlan) -> Callable[[Moving], None] | None:
     return follow
 
 
-def doubt(forces: MaceForces, settings: ExplorationSettings) -> Callable[[Moving], Any] | None:
+def in_bath(
+    replicas: Sequence[Replica],
+    acting: Forces,
+    judge: MaceForces,
+    plan: DynamicsSettings,
+    settings: ExplorationSettings,
+    **more: Any,
+) -> list[Trajectory]:
+    """Move replicas in a Langevin bath under the forces ``acting``, as long as ``judge`` does not doubt.
+
+    :param more: see :func:`aiida_mlipal.runners.motion.propagate.propagate`.
+    """
+    return propagate(
+        replicas,
+        langevin(plan, acting, settings),
+        plan,
+        settings,
+        max_atoms=settings.batch_atoms,
+        doubt=_doubt(judge, settings),
+        **more,
+    )
+
+
+def _doubt(forces: MaceForces, settings: ExplorationSettings) -> Callable[[Moving], Any] | None:
     """Return what tells the uncertainty of each system of a batch, None if nobody asks.
 
     :raises ValueError: for a model that has none.
@@ -112,6 +135,6 @@ def run(
         settings,
         max_atoms=settings.batch_atoms,
         keeper=keeper,
-        doubt=doubt(forces, settings),
+        doubt=_doubt(forces, settings),
         after_stride=_follow_ramp(plan),
     )

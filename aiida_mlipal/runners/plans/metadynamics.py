@@ -9,8 +9,7 @@ from aiida_mlipal.runners.bias.collective_variables import Latents, make_variabl
 from aiida_mlipal.runners.bias.metadynamics import Metadynamics
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
-from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import doubt, langevin
+from aiida_mlipal.runners.plans.dynamics import in_bath
 from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
 from aiida_mlipal.science.collective_variables import Latent
 from aiida_mlipal.science.configurations import Configurations
@@ -36,16 +35,8 @@ def run(
         for rattle in {variable.rattle for variable in variables if isinstance(variable, Latent)}
     }
     biased = Metadynamics(forces, [make_variable(variable, latents) for variable in variables], plan)
-    trajectories = propagate(
-        replicas_at(starts, first, plan.replica_temperatures),
-        langevin(plan, biased, settings),
-        plan,
-        settings,
-        max_atoms=settings.batch_atoms,
-        keeper=keeper,
-        doubt=doubt(forces, settings),
-        after_stride=biased.deposit,
-    )
+    replicas = replicas_at(starts, first, plan.replica_temperatures)
+    trajectories = in_bath(replicas, biased, forces, plan, settings, keeper=keeper, after_stride=biased.deposit)
     for trajectory in trajectories:
         trajectory.found = {'hills': biased.hills(trajectory.replica.index)}
     return trajectories

@@ -9,8 +9,7 @@ from typing import Any
 from aiida_mlipal.runners.bias.plumed import PlumedBias, check_kernel
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
-from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import doubt, langevin
+from aiida_mlipal.runners.plans.dynamics import in_bath
 from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -33,11 +32,5 @@ def run(
     """
     check_kernel()
     forces = MaceForces(models)
-    return propagate(
-        replicas_at(starts, first, plan.replica_temperatures),
-        langevin(plan, PlumedBias(forces, plan, Path.cwd()), settings),
-        plan,
-        settings,
-        max_atoms=settings.batch_atoms,
-        doubt=doubt(forces, settings),
-    )
+    replicas = replicas_at(starts, first, plan.replica_temperatures)
+    return in_bath(replicas, PlumedBias(forces, plan, Path.cwd()), forces, plan, settings)

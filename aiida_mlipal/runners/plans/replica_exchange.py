@@ -10,8 +10,7 @@ from typing import Any
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
 from aiida_mlipal.runners.motion.exchange import Exchange
-from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import doubt, langevin
+from aiida_mlipal.runners.plans.dynamics import in_bath
 from aiida_mlipal.runners.trajectory import Replica, Trajectory, replicas_at
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -62,15 +61,14 @@ def run(
         plan.stride,
         [settings.seed, settings.iteration],
     )
-    trajectories = propagate(
+    trajectories = in_bath(
         [replica for ladder in ladders for replica in ladder],
-        langevin(plan, forces, settings),
+        forces,
+        forces,
         plan,
         settings,
-        max_atoms=settings.batch_atoms,
         group=lambda replica: (replica.index - first) // len(plan.temperatures),
         keeper=keeper,
-        doubt=doubt(forces, settings),
         after_stride=exchange,
     )
     keeper.notes['swaps'] = _swaps(trajectories, plan.temperatures)

@@ -8,8 +8,7 @@ from typing import Any
 from aiida_mlipal.runners.bias.uncertainty import UncertaintyBias
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
-from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import doubt, langevin
+from aiida_mlipal.runners.plans.dynamics import in_bath
 from aiida_mlipal.runners.trajectory import Trajectory, replicas_at
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
@@ -29,16 +28,8 @@ def run(
     """Move the replicas with the mean of all members and the bias; ``found`` tells the strength at the end."""
     forces = MaceForces(models)
     biased = UncertaintyBias(forces, plan)
-    trajectories = propagate(
-        replicas_at(starts, first, plan.replica_temperatures),
-        langevin(plan, biased, settings),
-        plan,
-        settings,
-        max_atoms=settings.batch_atoms,
-        keeper=keeper,
-        doubt=doubt(forces, settings),
-        after_stride=biased.adapt,
-    )
+    replicas = replicas_at(starts, first, plan.replica_temperatures)
+    trajectories = in_bath(replicas, biased, forces, plan, settings, keeper=keeper, after_stride=biased.adapt)
     for trajectory in trajectories:
         trajectory.found = {'strength': biased.strength(trajectory.replica.index)}
     return trajectories
