@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aiida_mlipal.provenance.labels import LabelCost
-from aiida_mlipal.report.collect import Predictions, SelectionRecord
+from aiida_mlipal.report.collect import Predictions
 from aiida_mlipal.report.style import ACCENT, CLASS_COLOURS, INK, SECOND, STYLE, to_svg
 from aiida_mlipal.science.cost_model import CostModel, Size
 
 __all__ = (
     'arms',
-    'class_bars',
-    'descriptor_maps',
     'equation_of_state',
     'label_costs',
     'learning_curve',
@@ -133,87 +130,6 @@ def parity(predictions: Predictions) -> Any:
         )
         axis.legend(loc='upper left', handletextpad=0.1, markerscale=1.4 if size < 10 else 1)
     return figure
-
-
-@styled
-def class_bars(selections: Sequence[SelectionRecord]) -> Any:
-    """Draw how many frames of each pool fell into each class."""
-    figure, (axis,) = new_axes(1, 7.2, 0.9 + 0.42 * len(selections))
-    left = np.zeros(len(selections))
-    rows = np.arange(len(selections))
-    for name, colour in CLASS_COLOURS.items():
-        counts = np.array([record.attributes['counts'].get(name, 0) for record in selections])
-        if not counts.any():
-            continue
-        axis.barh(rows, counts, left=left, color=colour, height=0.66, label=name)
-        for row in rows[counts > 0]:
-            if counts[row] > 0.03 * max(sum(record.attributes['counts'].values()) for record in selections):
-                axis.text(
-                    left[row] + counts[row] / 2, row, counts[row], ha='center', va='center', fontsize=8, color='#111'
-                )
-        left += counts
-    axis.set(
-        yticks=rows,
-        yticklabels=[f'iteration {record.iteration + 1}' for record in selections],
-        xlabel='frames of the pool',
-    )
-    axis.invert_yaxis()
-    axis.legend(
-        loc='lower left', bbox_to_anchor=(0, 1), ncols=8, columnspacing=1.0, handlelength=0.9, handletextpad=0.4
-    )
-    return figure
-
-
-@styled
-def descriptor_maps(selections: Sequence[SelectionRecord]) -> Any:
-    """Draw the two principal components of the pool's descriptors, coloured by class, one map per iteration."""
-    from matplotlib import pyplot
-
-    columns = min(3, len(selections))
-    lines = -(-len(selections) // columns)
-    figure, grid = pyplot.subplots(
-        lines, columns, figsize=(2.7 * columns + 0.2, 2.6 * lines + 0.3), layout='constrained', squeeze=False
-    )
-    handles: dict[str, Any] = {}
-    for axis, record in zip(grid.flat, selections, strict=False):
-        plane, share = _principal_components(record.descriptors)
-        klass = record.columns['klass']
-        for name in reversed(CLASS_COLOURS):  # what was selected is drawn on top
-            mask = klass == name
-            if mask.any():
-                size, edge = (26, 0.6) if name in ('selected', 'stream') else (11, 0)
-                handles[name] = axis.scatter(
-                    *plane[mask].T, s=size, color=CLASS_COLOURS[name], lw=edge, edgecolors=INK, alpha=0.85, label=name
-                )
-        axis.set(
-            title=f'iteration {record.iteration + 1}',
-            xticks=[],
-            yticks=[],
-            xlabel=f'PC 1 ({share[0]:.0%})',
-            ylabel=f'PC 2 ({share[1]:.0%})',
-        )
-    for axis in grid.flat[len(selections) :]:
-        axis.set_visible(False)
-    ordered = [name for name in CLASS_COLOURS if name in handles]
-    figure.legend(
-        [handles[name] for name in ordered],
-        ordered,
-        loc='outside lower center',
-        ncols=8,
-        handletextpad=0.1,
-        columnspacing=1.0,
-    )
-    return figure
-
-
-def _principal_components(descriptors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (F, 2) coordinates and the share of the variance in each; constant columns do not count."""
-    scale = descriptors.std(axis=0)
-    table = (descriptors - descriptors.mean(axis=0))[:, scale > 0] / scale[scale > 0]
-    if min(table.shape) < 2:
-        return np.zeros((len(descriptors), 2)), np.zeros(2)
-    u, s, _ = np.linalg.svd(table, full_matrices=False)
-    return u[:, :2] * s[:2], s[:2] ** 2 / np.sum(s**2)
 
 
 @styled

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aiida_mlipal.report import calibration_figures, figures
+from aiida_mlipal.report import calibration_figures, figures, pool_figures
 from aiida_mlipal.report.collect import Record
 from aiida_mlipal.report.style import CLASS_COLOURS
 from aiida_mlipal.science.calibration.metrics import LEVELS, metrics
@@ -163,8 +163,10 @@ def _figures(record: Record) -> dict[str, str]:
         drawn['coverage'] = calibration_figures.coverage(record.status.coverage)
     selections = [selection for selection in record.selections if len(selection.columns['frame_id'])]
     if selections:
-        drawn['class_bars'] = figures.class_bars(selections)
-        drawn['descriptor_maps'] = figures.descriptor_maps(selections[-6:])
+        drawn['class_bars'] = pool_figures.class_bars(selections)
+        drawn['descriptor_maps'] = pool_figures.descriptor_maps(selections[-6:])
+    if any('grades' in drift['pool'] for drift in record.drifts):
+        drawn['drift'] = pool_figures.drift(record.drifts)
     if record.status.costs:
         drawn['label_costs'] = figures.label_costs(record.status.costs)
     if any('teacher' in entry for entry in record.validation.get('eos', [])):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ('ACCENT', 'CLASS_COLOURS', 'INK', 'SECOND', 'STYLE', 'to_svg')
+__all__ = ('ACCENT', 'CLASS_COLOURS', 'GRADE_COLOURS', 'INK', 'SECOND', 'STYLE', 'to_svg')
 
 #: Stands for the text colour of the page, light or dark; :func:`to_svg` replaces it by ``currentColor``.
 INK: Final = '#010203'
@@ -27,6 +27,8 @@ CLASS_COLOURS: Final = {
     'failed': '#d55e00',
     'unphysical': '#9b2d1f',
 }
+#: One colour per extrapolation grade, from interpolation to beyond everything.
+GRADE_COLOURS: Final = {'1': '#8ec3e6', '2': '#56b4a9', '3': '#e0a526', '4': '#d55e00', '5': '#7a1f3d'}
 STYLE: Final = {
     'figure.facecolor': 'none',
     'axes.facecolor': 'none',

@@ -21,7 +21,7 @@ from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.descriptors import standardise
 from aiida_mlipal.science.plain import to_plain
 
-__all__ = ('GRADES', 'TrainingDomain', 'active_set', 'drift', 'energy_z_scores', 'grades')
+__all__ = ('ALARM', 'GRADES', 'TrainingDomain', 'active_set', 'drift', 'energy_z_scores', 'grades')
 
 #: Share of the variance that the principal components hold.
 _VARIANCE: Final = 0.95
@@ -33,7 +33,7 @@ GRADES: Final = (1.0, 2.0, 5.0, 10.0)
 #: A determinant grows by less than this in the last exchange of the active set.
 _ENOUGH: Final = 1.01
 #: The alarm is given if more than this share of the frames is outside.
-_ALARM: Final = 0.5
+ALARM: Final = 0.5
 _MIN_FRAMES: Final = 4
 
 
@@ -192,7 +192,7 @@ def drift(
         'median_nearest_distance': float(np.median(distances)),
         'max_nearest_distance': float(distances.max()),
         'max_energy_z_score': float(np.abs(z_scores).max()),
-        'alarm': outside > _ALARM,
+        'alarm': outside > ALARM,
     }
     result: dict[str, Any] = to_plain(figures)
     return result

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from aiida_mlipal.provenance.control import arms_of
@@ -13,6 +15,7 @@ from aiida_mlipal.provenance.labels import LabelCost
 from aiida_mlipal.report import write_report
 from aiida_mlipal.report.collect import collect
 from aiida_mlipal.report.figures import label_costs
+from aiida_mlipal.report.pool_figures import drift as draw_drift
 from tests.report.campaign_graph import controlled_campaign, finished_campaign, running_campaign
 
 
@@ -44,7 +47,7 @@ def test_finished(tmp_path: Path) -> None:
     sections = {'learning', 'decisions', 'errors', 'calibration', 'eos', 'selection', 'drift', 'cost', 'labels'}
     sections |= {'theory', 'software'}
     assert sections <= set(page.ids)
-    assert text.count('<svg') == 9
+    assert text.count('<svg') == 10
     for point in node.outputs.validation['learning_curve']:
         assert f'{1000 * point["force_rmse"]:.1f}' in text
     (row,) = re.findall(r'<tr>(?:(?!</tr>).)*?the SCF cycle did not converge.*?</tr>', text, flags=re.DOTALL)
@@ -144,10 +147,31 @@ def test_drift_of_each_iteration_is_told(tmp_path: Path) -> None:
     path = tmp_path / 'report.html'
     write_report(node, path)
     section = path.read_text().partition('id="drift"')[2].partition('</section>')[0]
+    assert section.count('<svg') == 1
     rows = re.findall(r'<tr>(<td.*?)</tr>', section)
     assert len(rows) == 2
     assert f'{100 * record.drifts[0]["pool"]["outside_share"]:.0f} %' in rows[0]
     assert ', '.join(str(count) for count in record.drifts[1]['pool']['grades'].values()) in rows[1]
+
+
+def test_drift_is_drawn_by_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares outside of pool and stream as they are, grades stacked to the whole pool; gaps where nothing is known."""
+    unknown = {'pool': {'n_frames': 0, 'n_training': 9}, 'stream': {'n_frames': 0, 'n_training': 9}}
+    known = [entry for entry in collect(finished_campaign()).drifts if entry['stream']['n_frames']]
+    monkeypatch.setattr('aiida_mlipal.report.figures.to_svg', lambda figure, _: figure)
+    figure: Any = draw_drift([unknown, *known])
+    shares, bars = figure.axes
+    lines = {line.get_label(): line.get_xydata() for line in shares.lines}
+    for name, label in (('pool', 'pool'), ('stream', 'random stream')):
+        outside = [np.nan, *(100 * entry[name]['outside_share'] for entry in known)]
+        expected = list(enumerate(outside, start=1))
+        np.testing.assert_allclose(lines[label], expected)
+    heights = np.array([[bar.get_height() for bar in container] for container in bars.containers])
+    counts = np.array([list(entry['pool']['grades'].values()) for entry in known])
+    np.testing.assert_allclose(heights[:, 1:].T, 100 * counts / 30)
+    np.testing.assert_array_equal(heights[:, 0], 0)
+    tops = [max(bar.get_y() + bar.get_height() for bar in column) for column in zip(*bars.containers, strict=True)]
+    np.testing.assert_allclose(tops, [0, *[100] * len(known)])
 
 
 def test_with_a_control_arm(tmp_path: Path) -> None:
