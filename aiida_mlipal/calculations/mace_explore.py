@@ -32,8 +32,8 @@ class MaceExploreCalculation(InferenceCalculation):
     _ENTRY_POINT = 'mlipal.mace.explore'
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
-    _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz')
-    CACHE_VERSION = 8
+    _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz', 'uncut.npz')
+    CACHE_VERSION = 9
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:
@@ -51,6 +51,12 @@ class MaceExploreCalculation(InferenceCalculation):
             help='The random stream (roles `calibration` and `test`) and at most `max_candidates` candidates.',
         )
         spec.output('evaluation', valid_type=EvaluationData, help='Predictions for the pool, row by row.')
+        spec.output(
+            'uncut',
+            valid_type=ConfigurationsData,
+            required=False,
+            help='Candidates of more than `max_label_atoms` atoms as they were visited; cut-outs stand in the pool.',
+        )
         spec.output(
             'results',
             valid_type=Dict,

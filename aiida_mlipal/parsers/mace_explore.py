@@ -22,4 +22,7 @@ class MaceExploreParser(RunnerParser):
         self.out('pool', ConfigurationsData(Configurations.load(self.path('pool.npz'))))
         evaluation = Evaluation.load(self.path('evaluation.npz'))
         self.out('evaluation', EvaluationData(evaluation, model_sha256=self.node.inputs.model.digest))
+        uncut = Configurations.load(self.path('uncut.npz'))
+        if len(uncut):
+            self.out('uncut', ConfigurationsData(uncut))
         self.out('results', statistics(result))

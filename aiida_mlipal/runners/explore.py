@@ -237,12 +237,14 @@ def explore(
         'propagate_s': seconds,
         'evaluate_s': evaluated - propagated,
     }
-    pool, judged, cutouts = cut_large(frames.take(rows), evaluation.take(rows), models, settings)
-    return pool, judged, {**results, 'n_pool': len(pool), 'cutouts': cutouts}
+    return frames.take(rows), evaluation.take(rows), {**results, 'n_pool': len(rows)}
 
 
 def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read ``starts.npz`` and the member models, write ``pool.npz`` and ``evaluation.npz``, return the statistics."""
+    """Read ``starts.npz`` and the member models, write the pool with its evaluation, return the statistics.
+
+    ``uncut.npz`` holds the frames in whose place there are cut-outs, if any.
+    """
     import torch
 
     plan = from_dict(ExplorationSettings, settings)
@@ -250,7 +252,9 @@ def run(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     models = load_models(member_files(folder), device=plan.device, dtype=plan.dtype)
     starts = Configurations.load(folder / 'starts.npz')
     models, cueq = accelerate_models(models, starts, plan.enable_cueq)
-    pool, evaluation, results = explore(starts, models, plan, folder / FOLDER)
+    visited, judged, results = explore(starts, models, plan, folder / FOLDER)
+    pool, evaluation, cutouts = cut_large(visited, judged, models, plan)
+    visited.take(~np.isin(visited.frame_id, pool.frame_id)).save(folder / 'uncut.npz')
     pool.save(folder / 'pool.npz')
     evaluation.save(folder / 'evaluation.npz')
-    return {'results': {**results, **cueq}}
+    return {'results': {**results, 'n_pool': len(pool), 'cutouts': cutouts, **cueq}}

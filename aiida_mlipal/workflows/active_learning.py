@@ -317,6 +317,8 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
         if 'exploration_process' in self.ctx and (shares.get('uncertain') or shares.get('last_safe')):
             explored = self.ctx.exploration_process.outputs
             sources.update(pool=explored.pool, pool_evaluation=explored.evaluation)
+            if 'uncut' in explored:
+                sources['uncut'] = explored.uncut
             sources['dataset_evaluation'] = self.ctx.evaluation_process.outputs.evaluation
         return sources
 

@@ -157,6 +157,26 @@ def test_runner_reads_and_writes_files(tmp_path, committee_files):
     pool = Configurations.load(tmp_path / 'pool.npz')
     assert sorted(pool.n_atoms.tolist()) == [3, 4]
     assert result['results']['n_pool'] == 2
+    assert not len(Configurations.load(tmp_path / 'uncut.npz'))
+
+
+def test_frames_that_gave_way_to_cutouts_are_kept_beside_the_pool(tmp_path, committee_files):
+    for file in committee_files:
+        (tmp_path / file.name).symlink_to(file)
+    starts = Configurations.from_atoms([copper(1), copper(2, rattle=0.02, repeat=(4, 2, 2))])
+    starts.save(tmp_path / 'starts.npz')
+    plan = {
+        'seed': 1, 'n_steps': 10, 'temperatures': [300], 'n_replicas_per_temperature': 2, 'n_stream': 0,
+        'max_label_atoms': 40, 'cutout_radius': 2.6,
+    }  # fmt: skip
+    results = run(plan, tmp_path)['results']
+    pool, uncut = (Configurations.load(tmp_path / f'{name}.npz') for name in ('pool', 'uncut'))
+    assert results['n_visited'] == results['n_pool'] == len(pool) == 2
+    assert pool.origin.tolist() == ['dynamics', 'cutout']
+    assert pool.n_atoms.max() <= 40
+    (told,) = results['cutouts']
+    assert uncut.frame_id.tolist() == [told['parent']]
+    assert (uncut.n_atoms[0], uncut.origin[0], uncut.parent[0]) == (64, 'dynamics', starts.frame_id[1])
 
 
 def test_only_unbiased_plans_tell_how_uncertain_the_model_is(starts, committee):

@@ -96,6 +96,7 @@ def plan_iteration(
     dataset_evaluation: EvaluationData | None = None,
     structures: ConfigurationsData | None = None,
     calibration: orm.Dict | None = None,
+    uncut: ConfigurationsData | None = None,
 ) -> dict[str, orm.Data]:
     """Return training and exploration settings of the next iteration and the frames where simulations start.
 
@@ -103,6 +104,7 @@ def plan_iteration(
     tells; see :func:`aiida_mlipal.science.starts.choose_starts`.
 
     :param pool: of the previous iteration, with what its models said of it and of the dataset of that time.
+    :param uncut: frames of that pool that gave way to cut-outs: simulations go on from the whole ones.
     :param structures: that the campaign was given; ends of paths are numbers of these and follow the other starts.
     :param calibration: of the previous iteration. What is above its trust window ends a replica, unless the settings
         have a bound of their own.
@@ -118,14 +120,13 @@ def plan_iteration(
     trainable = np.flatnonzero(frames.is_labelled & frames.has_role('train', 'validation'))
     rng = np.random.default_rng([seed.value, iteration, _STARTS])
     plan = from_dict(ExplorationSettings, settings)
-    none = Configurations.empty()
     starts = choose_starts(
         plan.n_replicas,
         plan.starts,
         frames.take(trainable),
         uncertainties=_uncertainties(dataset_evaluation, pool_evaluation),
-        previous_pool=none if pool is None else pool.configurations,
-        structures=none if structures is None else structures.configurations,
+        previous_pool=Configurations.concatenate([node.configurations for node in (pool, uncut) if node is not None]),
+        structures=Configurations.empty() if structures is None else structures.configurations,
         rng=rng,
     )
     if calibration is not None and plan.max_uncertainty is None:

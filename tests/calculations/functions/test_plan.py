@@ -89,6 +89,16 @@ def test_starts_continue_where_the_previous_iteration_broke():
     assert plan['starts'].base.links.get_incoming().one().node.inputs.pool.uuid == pool.uuid
 
 
+def test_what_is_too_large_for_a_label_continues_as_it_was():
+    dataset = _dataset()
+    pool = Configurations.from_atoms([bulk('Si'), bulk('Si') * 2], origin=['cutout', 'last_safe'], role='candidate')
+    uncut = Configurations.from_atoms([bulk('Si') * 4, bulk('Si') * 5], origin=['last_safe', 'dynamics'])
+    sources = {'pool': ConfigurationsData(pool), 'uncut': ConfigurationsData(uncut)}
+    starts = _plan(dataset, start_campaign(dataset), starts={'last_safe': 1.0}, **sources)['starts'].configurations
+    continued = set(starts.frame_id[starts.origin == 'last_safe'].tolist())
+    assert continued == {pool.frame_id[1], uncut.frame_id[0]}
+
+
 def test_ends_of_paths_are_structures_of_the_campaign():
     dataset = _dataset()
     structures = Configurations.from_atoms([bulk('Si', cubic=True), bulk('Si', cubic=True) * (2, 1, 1), bulk('Si')])
