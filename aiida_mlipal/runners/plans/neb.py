@@ -8,7 +8,7 @@ J. Chem. Phys. 140, 214106 (2014)).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ class Band:
     """A path: its images with their energies and forces, the end points included."""
 
     images: list[Atoms]
+    interpolated: list[Atoms]  #: the images before they were moved
     n_steps: int
     residual: float  #: largest force across the path, eV/Å
 
@@ -97,9 +98,13 @@ def find_path(
     with warnings.catch_warnings():  # ASE's own call does not name the method that it warns of
         warnings.simplefilter('ignore', UserWarning)
         idpp_interpolate(images, traj=None, log=None, mic=True)
+    band.get_forces()
+    interpolated = [image.copy() for image in images]
+    for copy, image in zip(interpolated, images, strict=True):
+        copy.calc = image.calc
     optimizer = FIRE(band, logfile=None)
     optimizer.run(fmax=converged_force, steps=n_steps)
-    return Band(images=images, n_steps=optimizer.nsteps, residual=float(band.get_residual()))
+    return Band(images=images, interpolated=interpolated, n_steps=optimizer.nsteps, residual=float(band.get_residual()))
 
 
 def _atoms(replica: Replica, frame: Frame) -> Atoms:
@@ -136,10 +141,7 @@ def _walk(plan: NebPlan, replicas: list[Replica], forces: Forces, settings: Expl
         'residual_force': band.residual,
         'converged': band.residual <= plan.converged_force,
     }
-    for number in sorted(range(n_images), key=lambda number: (number != band.saddle, number)):
-        image = band.images[number]
-        is_saddle = number == band.saddle and 0 < number < n_images - 1
-        mark = 'saddle' if is_saddle else plan.KIND
+    for number, image, mark in _candidates(band, plan):
         frame = Frame(step=number, positions=image.positions, cell=replica.cell, mark=mark)
         largest = float(np.linalg.norm(image.get_forces(), axis=1).max())
         reason = out_of_bounds(replica, frame, largest, float('nan'), settings, bonds_hold=False)
@@ -149,6 +151,19 @@ def _walk(plan: NebPlan, replicas: list[Replica], forces: Forces, settings: Expl
             trajectory.reason = f'image {number} of the path: {reason}'
             trajectory.unsafe = frame if can_be_labelled(replica, frame, settings) else None
     return trajectory
+
+
+def _candidates(band: Band, plan: NebPlan) -> Iterator[tuple[int, Atoms, str]]:
+    """Yield the images with their numbers and marks, the saddle first; in the end those that were moved, as they were.
+
+    Where the model has a hole, the band falls into it. What it was before does not depend on the model.
+    """
+    last = len(band.images) - 1
+    for number in sorted(range(last + 1), key=lambda number: (number != band.saddle, number)):
+        yield number, band.images[number], 'saddle' if number == band.saddle and 0 < number < last else plan.KIND
+    for number in range(1, last):
+        if not np.array_equal(band.interpolated[number].positions, band.images[number].positions):
+            yield number, band.interpolated[number], 'interpolated'
 
 
 def run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -53,6 +55,8 @@ def test_the_saddle_of_a_vacancy_is_that_of_ase_and_of_symmetry(vacancy):
         image.calc = EMT()
     reference = NEB(images, climb=True, method='improvedtangent')
     reference.interpolate('idpp', mic=True)
+    for image, start in zip(images, band.interpolated, strict=True):
+        np.testing.assert_allclose(start.positions, image.positions, atol=1e-6)
     FIRE(reference, logfile=None).run(fmax=0.02)
     energies = [image.get_potential_energy() for image in images]
     assert band.barrier == pytest.approx(max(energies) - energies[0], abs=1e-3)
@@ -114,12 +118,15 @@ def test_images_of_a_committee_are_candidates_the_saddle_first(committee, vacanc
     assert pool.origin.tolist()[0] == 'saddle'
     assert (pool.origin == 'saddle').sum() == 1
     assert len(pool) == 3
-    assert results['n_visited'] == 5
+    assert results['n_visited'] == 5 + 3
     assert set(pool.parent.tolist()) == {starts.frame_id[0]}
     (found,) = results['found']
     assert found['converged']
     # By symmetry the path is the same both ways.
     assert found['barrier'] == pytest.approx(found['barrier_back'], abs=0.02)
+    everything, _, _ = explore(starts, committee, replace(settings, max_candidates=100))
+    assert everything.origin.tolist() == ['saddle', *['neb'] * 4, *['interpolated'] * 3]
+    assert everything.step[5:].tolist() == [1, 2, 3]
     again, _, _ = explore(starts, committee, settings)
     assert again.frame_id.tolist() == pool.frame_id.tolist()
 
