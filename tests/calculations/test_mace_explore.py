@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from aiida.engine import run_get_node
 from aiida.orm import Dict
+from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 from aiida_mlipal.calculations.mace_explore import MaceExploreCalculation
@@ -74,6 +75,15 @@ def test_plan_that_needs_plumed_is_refused_without_it(python_code, committee_nod
         ([bulk('Cu')], {}, 'single atom'),
         ([], {}, 'no frames'),
         ([bulk('Cu', cubic=True)], {'temperature': [300]}, 'Did you mean `temperatures`'),
+        ([bulk('Cu', cubic=True)], {'plans': [{'kind': 'neb', 'images': 3}]}, 'Did you mean `n_images`'),
+        ([bulk('Cu', cubic=True)], {'n_steps': 0}, '`n_steps` must be an integer of at least 1, got 0'),
+        ([bulk('Cu', cubic=True)], {'time_step': 12.0}, r'too long for Cu, .* set at most 9.6'),
+        ([bulk('Cu', cubic=True)], {'max_volume_factor': 0.9}, 'give one below 1 and one above it'),
+        (
+            [Atoms('Cu2', positions=[[0, 0, 0], [2.3, 0, 0]])],
+            {'plans': [{'kind': 'dynamics', 'ensemble': 'npt'}]},
+            'is not: set `ensemble: nvt`',
+        ),
         ([bulk('Cu', cubic=True)], {'plans': [{'kind': 'neb'}]}, 'names row 1, but there are only 1 starts'),
         (
             [bulk('Cu', cubic=True), bulk('Cu', cubic=True) * (2, 1, 1)],

@@ -63,6 +63,10 @@ def test_protocols_are_valid(silicon, pw_code, python_code, pseudo_family):
     [
         ({'training': {'num_chanels': 8}}, 'Did you mean `num_channels`'),
         ({'exploration': {'temperature': [300.0]}}, 'Did you mean `temperatures`'),
+        ({'exploration': {'plans': [{'kind': 'dynamics', 'n_step': 9}]}}, 'Did you mean `n_steps`'),
+        ({'exploration': {'n_steps': 0}}, '`n_steps` must be an integer of at least 1, got 0'),
+        ({'exploration': {'max_volume_factor': 0.9}}, 'give one below 1 and one above it'),
+        ({'selection': {'upper_factor': 0.5}}, '`upper_factor` must be a number greater than 1, got 0.5'),
         ({'selection': {'method': 'maxdet'}}, 'max_det'),
         ({'budget': {'max_labels': -1}}, '`max_labels` must be an integer of at least 1'),
         ({'convergence': {'force_rmse': -0.1}}, '`force_rmse` must be a number greater than 0'),
