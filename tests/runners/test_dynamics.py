@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
 
+from aiida_mlipal.runners.committee import load_models
 from aiida_mlipal.runners.forces import MaceForces
 from aiida_mlipal.runners.keeper import Keeper
 from aiida_mlipal.runners.motion import packing
@@ -16,6 +17,7 @@ from aiida_mlipal.runners.plans.dynamics import langevin, mover, run
 from aiida_mlipal.runners.trajectory import Replica, Trajectory
 from aiida_mlipal.science.configurations import Configurations
 from aiida_mlipal.science.exploration_settings import ExplorationSettings
+from tests.cli.test_model_import import random_model
 
 
 def replica(index: int, atoms: Atoms | None = None, temperature: float = 600.0, **columns) -> Replica:
@@ -71,6 +73,20 @@ def test_trajectory_does_not_depend_on_the_batch(model):
         for other in (together[index], by_two[index]):
             np.testing.assert_allclose(positions_of(other), positions_of(alone), atol=1e-9)
     assert not np.allclose(positions_of(together[1])[0], positions_of(together[3])[0], atol=1e-3)  # their noise differs
+
+
+def test_compositions_move_together_as_they_do_alone(tmp_path):
+    random_model(tmp_path / 'alloy.model', elements=(13, 29))
+    (alloy,) = load_models([tmp_path / 'alloy.model'], device='cpu', dtype='float64')
+    mixed = bulk('Cu', 'fcc', a=3.8, cubic=True) * (2, 1, 1)
+    mixed.numbers[::3] = 13
+    cells = [bulk('Al', 'fcc', a=4.05, cubic=True), bulk('Cu', 'fcc', a=3.6, cubic=True), mixed]
+    replicas = [replica(index, atoms) for index, atoms in enumerate(cells)]
+    together = propagate(replicas, alloy, settings(n_steps=20, batch_atoms=1000))
+    for item, found in zip(replicas, together, strict=True):
+        (alone,) = propagate([item], alloy, settings(n_steps=20))
+        assert steps_of(found) == steps_of(alone) == [10, 20]
+        np.testing.assert_allclose(positions_of(found), positions_of(alone), atol=1e-9)
 
 
 @pytest.mark.parametrize('ensemble', ['nvt', 'npt', 'npt_full_cell', 'nvt_nose_hoover', 'nve'])
