@@ -33,7 +33,7 @@ class MaceExploreCalculation(InferenceCalculation):
     _SETTINGS = ExplorationSettings
     _FRAMES = 'starts'
     _RETRIEVE_TEMPORARY = ('pool.npz', 'evaluation.npz', 'uncut.npz')
-    CACHE_VERSION = 9
+    CACHE_VERSION = 10
 
     @classmethod
     def define(cls, spec: CalcJobProcessSpec) -> None:

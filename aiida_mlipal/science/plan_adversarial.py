@@ -19,7 +19,9 @@ class AdversarialPlan(Plan):
     NEEDS_UNCERTAINTY: ClassVar[bool] = True
 
     n_attacks: int = 8  #: one replica each
-    temperature: float = 2000.0  #: K, of the Boltzmann weight: the higher, the farther
+    #: K, of the Boltzmann weight: the higher, the farther. From a minimum the energy of the whole frame, whatever its
+    #: size, rises by about kT; this is the authors' choice for alanine dipeptide (20 kcal/mol)
+    temperature: float = 10000.0
     displacement: float = 0.05  #: Å; standard deviation of the random displacements before
     n_moves: int = 40
     save_every: int = 20  #: steps between saved frames
