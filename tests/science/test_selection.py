@@ -190,6 +190,25 @@ def test_predictions_that_are_not_finite():
     assert decision.n_selected == 4
 
 
+@settings(deadline=None, max_examples=15)
+@given(
+    broken=st.sets(st.integers(0, 11)), method=st.sampled_from([name for name in STRATEGIES if name != 'cost_aware'])
+)
+def test_frames_without_a_finite_uncertainty_fail_with_a_reason(broken, method):
+    """Whatever the method, with or without a window; picks are made from the others."""
+    pool, descriptors, spread = make(12)
+    rows = sorted(broken)
+    spread[rows] = np.nan
+    for thresholds in (WINDOW, None):
+        if len(rows) == 12 and thresholds is None:
+            continue  # a model without any uncertainty, see `test_single_model`
+        decision = run(pool, descriptors, spread, thresholds=thresholds, n_labels=6, method=method)
+        assert (decision.klass[rows] == 'failed').all()
+        assert set(decision.reason[rows]) <= {'What the model says of it is not finite: uncertainty.'}
+        assert 'failed' not in np.delete(decision.klass, rows)
+        assert decision.n_selected == min(6, 12 - len(rows))
+
+
 def test_single_model():
     pool, descriptors, _ = make(6)
     for method in ('max_det', 'farthest_point', 'random'):
@@ -245,7 +264,7 @@ def test_large_pool_is_quick():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'method': 'maxdet'}, r'unknown selection method `maxdet`. Did you mean `max_det`\?'),
+        ({'method': 'maxdet'}, r'unknown selection method `maxdet`. Did you mean `max_det`\? Valid: cost_aware, '),
         ({'n_labels': 0}, '`n_labels` must be an integer of at least 1, got 0'),
         ({'n_labels': 2}, 'set `n_labels` to 3 or more'),
         ({'random_share': 1.0}, '`random_share` must be a number from 0 to 0.9'),
@@ -374,11 +393,12 @@ def test_some_are_always_drawn_at_random():
     assert (again.rank[drawn] == decision.rank[drawn]).all()  # whatever the method
 
 
-def test_a_small_pool_is_taken_whole_and_says_so():
-    pool, descriptors, spread = make(5)
-    decision = run(pool, descriptors, spread, n_labels=12)
-    assert decision.n_selected == 5
-    assert decision.notes == ['All 5 candidates were taken: 12 labels could have been spent.']
+@settings(deadline=None, max_examples=15)
+@given(n=st.integers(1, 8), more=st.integers(2, 9), method=st.sampled_from(STRATEGIES))
+def test_a_small_pool_is_taken_whole_and_says_so(n, more, method):
+    decision = run(*make(n), n_labels=n + more, method=method, costs=np.ones(n))
+    assert decision.n_selected == n
+    assert decision.notes == [f'All {n} candidates were taken: {n + more} labels could have been spent.']
 
 
 def test_costs_are_asked_for():
