@@ -124,8 +124,8 @@ def test_a_campaign_from_harvested_frames(tmp_path, old_calculations, pw_code, p
     decision = node.outputs.decision
     assert decision['n_initial'] == N_OLD
     assert decision['n_labels'] == len(dataset) - N_OLD - dataset.has_role('isolated_atom').sum()
-    trained = dataset.has_role('train') & dataset.is_labelled
-    assert trained[rows].all()
+    assert set(dataset.role[rows].tolist()) == {'train', 'validation'}, 'in the random stream or left out'
+    assert dataset.is_labelled[rows].all()
 
     # From the last model the way leads to every old calculation, and nothing is missing on it.
     assert trace(node).gaps == []
