@@ -18,8 +18,7 @@ from _systems import System, labelled
 
 from aiida_mlipal.calculations.functions.select import choose_frames
 from aiida_mlipal.runners.explore import collect, draw_stream
-from aiida_mlipal.runners.motion.propagate import propagate
-from aiida_mlipal.runners.plans.dynamics import doubt, langevin
+from aiida_mlipal.runners.plans.dynamics import in_bath
 from aiida_mlipal.runners.pool import thin
 from aiida_mlipal.runners.trajectory import replicas_at
 from aiida_mlipal.science.calibration import Calibration, calibrate
@@ -57,14 +56,8 @@ def explore(
     """Return the pool and its evaluation, as :func:`aiida_mlipal.runners.explore.explore` does for MACE models."""
     (plan,) = settings.read_plans()
     assert isinstance(plan, DynamicsPlan)
-    trajectories = propagate(
-        replicas_at(starts, 0, plan.replica_temperatures),
-        langevin(plan, learner.forces, settings),
-        plan,
-        settings,
-        max_atoms=BATCH_ATOMS,
-        doubt=doubt(learner.forces, settings),
-    )
+    replicas = replicas_at(starts, 0, plan.replica_temperatures)
+    trajectories = in_bath(replicas, learner.forces, learner.forces, plan, settings)
     frames = collect([(plan, trajectories)], starts, settings)
     if not len(frames):
         return frames, None
@@ -95,6 +88,7 @@ def next_frames(
     exploration: dict[str, Any] = {
         **system.exploration,
         'n_replicas_per_temperature': N_REPLICAS,
+        'batch_atoms': BATCH_ATOMS,
         'seed': seed,
         'iteration': iteration,
         'n_stream': selection.n_stream,
