@@ -43,8 +43,8 @@ class Thresholds:
         check_number('upper', self.upper, above=0)
         if not self.lower < self.upper:
             raise ValueError(
-                f'the trust window has its lower end ({self.lower:g} eV/Å) above its upper end ({self.upper:g} eV/Å), '
-                'so no frame could be in it: exchange the two.'
+                f'the trust window has its lower end ({self.lower:g} eV/Å) not below its upper end ({self.upper:g} '
+                'eV/Å), so no frame could be in it: give a smaller lower end, or a larger upper one.'
             )
 
     def to_dict(self) -> dict[str, float]:

@@ -134,7 +134,7 @@ def test_refusals():
 
 
 def test_a_window_with_its_lower_end_above_its_upper_end_is_refused():
-    message = r'lower end \(2 eV/Å\) above its upper end \(1 eV/Å\), so no frame could be in it: exchange the two'
+    message = r'lower end \(2 eV/Å\) not below its upper end \(1 eV/Å\), so no frame could be in it'
     with pytest.raises(ValueError, match=message):
         Thresholds(lower=2.0, upper=1.0)
     with pytest.raises(ValueError, match=message):
