@@ -32,8 +32,10 @@ __all__ = (
 SETTINGS: Final = 'settings.json'
 RESULT: Final = 'result.json'
 
-#: What PyTorch, on the GPU and on the CPU, and the C++ below it say when memory has run out.
-_NO_MEMORY: Final = ('out of memory', 'outofmemory', 'allocate memory', 'not enough memory', 'bad_alloc')
+#: What PyTorch, on the GPU and on the CPU, CUDA's libraries and the C++ below say when memory has run out.
+_NO_MEMORY: Final = (
+    'out of memory', 'out_of_memory', 'outofmemory', 'allocate memory', 'not enough memory', 'alloc_failed', 'bad_alloc'
+)  # fmt: skip
 
 #: Import name -> distribution; those that were imported by the end of a run are recorded with their versions.
 _DISTRIBUTIONS: Final = {

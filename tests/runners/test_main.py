@@ -61,6 +61,7 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError('CUDA'), 'out_of_memory'),
         (RuntimeError('CUDA error: out of memory'), 'out_of_memory'),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 'out_of_memory'),
+        (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'), 'out_of_memory'),
         (RuntimeError('std::bad_alloc'), 'out_of_memory'),
         (FloatingPointError('nan'), 'non_finite'),
         (ModuleNotFoundError("No module named 'mace'"), 'missing_package'),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from aiida_mlipal.runners.main import error_kind
 from aiida_mlipal.runners.motion.moving import Moving
 from aiida_mlipal.runners.trajectory import Replica
 
@@ -25,8 +26,6 @@ def paying_atoms(replicas: Sequence[Replica], move: Callable[[Sequence[Replica]]
     Batches of 1, 2, 4, ... of the replicas are tried until a larger one is not faster any more. One that fills the
     memory halves what the largest before had, which leaves room for cells that shrink.
     """
-    import torch
-
     if not replicas:
         return 0
     best, best_rate, begin, n = 0, 0.0, time.perf_counter(), 1
@@ -35,7 +34,9 @@ def paying_atoms(replicas: Sequence[Replica], move: Callable[[Sequence[Replica]]
         try:
             batch = move(some)
             seconds = min(_seconds(batch) for _ in range(_REPEATS))
-        except torch.OutOfMemoryError:
+        except RuntimeError as exception:  # no `OutOfMemoryError` if it was raised in a part that is TorchScript
+            if error_kind(exception) != 'out_of_memory':
+                raise
             return max(best // 2, len(replicas[0].numbers))
         n_atoms = len(batch.numbers)
         rate = n_atoms / seconds
