@@ -43,8 +43,8 @@ def silicon(n_atoms: int, seed: int) -> Atoms:
     return atoms
 
 
-def random_model(channels: int, device: str) -> Any:
-    """Return a MACE model of silicon with weak random forces."""
+def random_model(channels: int, device: str, max_l: int = 0) -> Any:
+    """Return a MACE model of silicon with weak random forces; messages go up to order ``max_l``."""
     import mace  # noqa: F401  (before e3nn)
     import torch
     from e3nn import o3
@@ -63,7 +63,7 @@ def random_model(channels: int, device: str) -> Any:
         interaction_cls_first=interaction,
         num_interactions=2,
         num_elements=1,
-        hidden_irreps=o3.Irreps(f'{channels}x0e'),
+        hidden_irreps=o3.Irreps(' + '.join(f'{channels}x{order}{"eo"[order % 2]}' for order in range(max_l + 1))),
         MLP_irreps=o3.Irreps('16x0e'),
         atomic_energies=np.zeros(1),
         avg_num_neighbors=16.0,
