@@ -35,7 +35,7 @@ def command(identifier: str, strategy: str | None, seed: int | None, settings: S
     require_profile()
     changes = dict(_parse(item) for item in settings)
     if strategy is not None:
-        changes['method'] = strategy
+        changes |= {'method': strategy, 'first_method': strategy}
     try:
         result = replay(_load(identifier), changes, seed)
     except ValueError as exception:

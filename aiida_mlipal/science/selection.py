@@ -26,7 +26,7 @@ __all__ = ('decide',)
 def _require_uncertainty(uncertain: bool, settings: SelectionSettings, thresholds: Thresholds | None) -> None:
     """Refuse a model without uncertainty with a method or a trust window that need one."""
     if not uncertain and (settings.needs_committee or thresholds is not None):
-        what = f'the method `{settings.method}`' if settings.needs_committee else 'a trust window'
+        what = f'the method `{settings.needs_committee}`' if settings.needs_committee else 'a trust window'
         raise ValueError(
             f'{what} ranks frames by the spread of a committee or the uncertainty of a model, but the pool was '
             'evaluated with a committee of 1 that has none: train 2 or more members (4 for a calibrated spread) or one '
@@ -50,13 +50,14 @@ def _pick(
     candidates: Candidates,
     rows: NDArray[np.int64],
     settings: SelectionSettings,
+    method: str,
     n_wanted: int,
     seed: list[int],
 ) -> NDArray[np.float64]:
     """Take rows by the method, close all others, and return the gains of ``rows``."""
     pool = sheet.pool.take(rows)
     quotas = [make_quota(kind, _groups(pool, kind), share, n_wanted) for kind, share in sorted(settings.quotas.items())]
-    picks = pick(settings.method, candidates, n_wanted, seed, n_random=settings.n_random_picks, quotas=quotas)
+    picks = pick(method, candidates, n_wanted, seed, n_random=settings.n_random_picks, quotas=quotas)
     for place, row in enumerate(picks.order.tolist()):
         gain = picks.gain[row]
         if place < picks.n_random:
@@ -72,7 +73,7 @@ def _pick(
         if forbidden:
             text = f'It is worth a label, but its quota was spent: {", ".join(forbidden)}.'
         else:
-            text = f'It is worth a label, but `{settings.method}` preferred {len(picks.order)} others.'
+            text = f'It is worth a label, but `{method}` preferred {len(picks.order)} others.'
         sheet.close(int(rows[row]), 'candidate', text)
     if len(picks.order) == len(rows) < n_wanted:
         sheet.notes.append(f'All {len(rows)} candidates were taken: {n_wanted} labels could have been spent.')
@@ -113,9 +114,9 @@ def decide(
     In this order: the random stream is taken; frames labelled before, unphysical frames, those that broke the model and
     those outside the trust window are closed, and those that a cheap level agrees upon; repeats go (see
     :data:`aiida_mlipal.science.decision.CLASSES`); the method picks from the rest until ``settings.n_labels`` are
-    taken. The last safe and the first unsafe frame of a stopped replica stay candidates above the window: they show the
-    model the edge of what it can do, and without them a model that explodes everywhere would never receive the frames
-    that mend it.
+    taken. It is ``settings.first_method`` as long as ``known`` holds no labelled calibration frame. The last safe and
+    the first unsafe frame of a stopped replica stay candidates above the window: they show the model the edge of what
+    it can do, and without them a model that explodes everywhere would never receive the frames that mend it.
 
     The order of the pool does not matter, nor do the last digits of its numbers.
 
@@ -138,16 +139,25 @@ def decide(
     if thresholds is not None and calibrated is None:
         raise ValueError('a trust window needs `calibrated`, the force errors to expect of the frames of the pool.')
     if settings.needs_costs and costs is None:
-        raise ValueError(f'the method `{settings.method}` needs `costs`, the core seconds to expect of each label.')
+        raise ValueError(
+            f'the method `{settings.needs_costs}` needs `costs`, the core seconds to expect of each label.'
+        )
     if max_labels is not None:
         check_integer('max_labels', max_labels, at_least=0)
     known = Configurations.empty() if known is None else known
+    is_first = not (known.is_labelled & known.has_role('calibration')).any()
+    method = settings.first_method if is_first else settings.method
     evaluation = evaluation.take(evaluation.index_of(pool.frame_id))
     uncertainty = evaluation.max_forces_std if uncertainty is None else uncertainty
     calibrated = uncertainty if calibrated is None else calibrated
     distance, gain = np.full(len(pool), np.nan), np.full(len(pool), np.nan)
     applied: dict[str, float] = {}
     sheet = Sheet(pool, calibrated)
+    if method != settings.method:
+        sheet.notes.append(
+            f'Picks were made by `{method}` (`first_method`), not by `{settings.method}`: no frame is labelled yet '
+            'that the uncertainty could be calibrated on.'
+        )
     if len(pool):
         uncertain = evaluation.member_energy.shape[1] > 1 or bool(np.isfinite(uncertainty).any())
         _require_uncertainty(uncertain, settings, thresholds)
@@ -181,7 +191,7 @@ def decide(
             uncertainty=calibrated[rows] if uncertain else None,
             cost=None if costs is None else costs[rows],
         )
-        gain[rows] = _pick(sheet, candidates, rows, settings, n_wanted, [seed, iteration])
+        gain[rows] = _pick(sheet, candidates, rows, settings, method, n_wanted, [seed, iteration])
     return Decision(
         frame_id=pool.frame_id,
         uncertainty=uncertainty,
@@ -191,7 +201,7 @@ def decide(
         klass=sheet.klass,
         rank=sheet.rank,
         reason=sheet.reason,
-        method=settings.method,
+        method=method,
         seed=seed,
         iteration=iteration,
         thresholds=applied,

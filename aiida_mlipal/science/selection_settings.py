@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from aiida_mlipal.science.settings import check_integer, check_number, unknown_name
@@ -18,6 +18,9 @@ class SelectionSettings:
     """How the labels of one iteration are spent."""
 
     method: str = 'max_det'
+    #: The method as long as no frame is labelled that the uncertainty could be calibrated on: before that, no trust
+    #: window keeps away what a first model broke, and that differs most from all others.
+    first_method: str = 'random'
     n_labels: int = 20  #: labels of one iteration, the random stream included
     random_share: float = 0.2  #: part of them that goes to the random stream, two at least
     random_picks: float = 0.1  #: part of them that is drawn at random among the candidates, and trained on
@@ -37,8 +40,9 @@ class SelectionSettings:
     calibration_decay: float = 0.9  #: weight of a calibration frame against one that is an iteration younger
 
     def __post_init__(self) -> None:
-        if self.method not in STRATEGIES:
-            raise ValueError(unknown_name('selection method', self.method, STRATEGIES))
+        for method in (self.method, self.first_method):
+            if method not in STRATEGIES:
+                raise ValueError(unknown_name('selection method', method, STRATEGIES))
         check_integer('n_labels', self.n_labels)
         check_number('random_share', self.random_share, within=(0, 0.9))
         check_number('random_picks', self.random_picks, within=(0, 1))
@@ -74,11 +78,14 @@ class SelectionSettings:
         return round(self.random_picks * self.n_labels)
 
     @property
-    def needs_committee(self) -> bool:
-        """Whether the method ranks by the spread of a committee."""
-        return self.method in NEED_UNCERTAINTY
+    def needs_committee(self) -> str:
+        """The method that ranks by the spread of a committee; empty if none does."""
+        return self._first_of(NEED_UNCERTAINTY)
 
     @property
-    def needs_costs(self) -> bool:
-        """Whether the method ranks by what a label will cost."""
-        return self.method in NEED_COST
+    def needs_costs(self) -> str:
+        """The method that ranks by what a label will cost; empty if none does."""
+        return self._first_of(NEED_COST)
+
+    def _first_of(self, methods: Collection[str]) -> str:
+        return next((method for method in (self.method, self.first_method) if method in methods), '')

@@ -163,9 +163,10 @@ def _single_model_problems(selection: Mapping[str, Any], convergence: Mapping[st
         '`uncertainty: llpr` or `heads`'
     )
     problems = []
-    if from_dict(SelectionSettings, selection).needs_committee:
+    method = from_dict(SelectionSettings, selection).needs_committee
+    if method:
         problems.append(
-            f'`n_members` of the training is 1, but the selection method `{selection["method"]}` ranks by the '
+            f'`n_members` of the training is 1, but the selection method `{method}` ranks by the '
             f'spread of a committee: {mend}, or choose method `max_det`.'
         )
     if convergence is not None and from_dict(ConvergenceSettings, convergence).uncertain_share < 1:

@@ -38,7 +38,7 @@ def test_the_same_again_is_the_stored_decision(selection):
 def test_another_strategy_changes_what_is_picked_and_stores_nothing(aiida_profile, method):
     selection = finished_campaign().outputs.selections.iteration_00  # in the other, the window leaves no choice
     before = orm.QueryBuilder().append(orm.Node).count()
-    result = replay(selection, {'method': method})
+    result = replay(selection, {'method': method, 'first_method': method})
     assert orm.QueryBuilder().append(orm.Node).count() == before
     stored = selection.decision
     groups = {}

@@ -41,7 +41,7 @@ BARE = {'metadata': {'store_provenance': False}}
 SETTINGS: dict[str, dict[str, Any]] = {
     'training': {'n_members': 4, 'max_num_epochs': 60},
     'exploration': {'n_steps': 500},
-    'selection': {'n_labels': 10, 'random_share': 0.4},
+    'selection': {'n_labels': 10, 'random_share': 0.4, 'first_method': 'max_det'},
     'convergence': {'force_rmse': 0.05, 'energy_mae_per_atom': 0.005, 'n_test_frames': 4},
     'budget': {'max_labels': 60, 'max_iterations': 2},
 }

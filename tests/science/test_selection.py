@@ -30,6 +30,7 @@ def make(n: int, seed: int = 0, n_features: int = 6, **columns):
 
 def run(pool, descriptors, spread, *, reference=None, thresholds=WINDOW, n_members=4, seed=5, **kwargs) -> Decision:
     options = {key: kwargs.pop(key) for key in OPTIONS if key in kwargs}
+    kwargs = {'first_method': kwargs.get('method', 'max_det'), **kwargs}
     reference = np.zeros((0, descriptors.shape[1])) if reference is None else reference
     evaluation = evaluation_of(pool, descriptors, spread=spread, n_members=n_members)
     return decide(
@@ -114,6 +115,29 @@ def test_bookkeeping_and_permutation(method, seed, n, n_labels, budget):
     other = run(pool.take(order), descriptors[order], spread[order], **options)
     for name, column in decision.columns().items():
         assert column[order].tobytes() == other.columns()[name].tobytes(), name
+
+
+@pytest.mark.parametrize('role', ['train', 'test'])
+def test_random_until_there_is_something_to_calibrate_on(role):
+    """A frame that the model broke is farthest from all others, and first for `max_det`; not for random picks."""
+    pool, descriptors, spread = make(40)
+    descriptors[7] *= 100
+    known = labelled(Configurations.from_atoms(silicon(3, seed=9)))
+    first = known.with_columns(role=[role] * 3)
+    rejected = known.with_columns(role=['calibration'] * 3, status=['rejected'] * 3)
+    options = {'thresholds': None, 'n_labels': 6, 'random_picks': 0}
+    drawn = run(pool, descriptors, spread, method='random', known=first, **options)
+    for frames in (first, rejected):
+        decision = run(pool, descriptors, spread, known=frames, first_method='random', **options)
+        assert decision.selected_ids == drawn.selected_ids
+        assert decision.method == 'random'
+        assert decision.settings['method'] == 'max_det'
+        assert 'by `random` (`first_method`), not by `max_det`' in decision.notes[0]
+    calibrated = known.with_columns(role=['calibration', role, role])
+    later = run(pool, descriptors, spread, known=calibrated, first_method='random', **options)
+    assert later.method == 'max_det'
+    assert later.rank[7] == 0
+    assert not later.notes
 
 
 def test_no_window_at_first():
@@ -412,8 +436,8 @@ def test_costs_are_asked_for():
 
 
 def test_all_settings_are_written_down():
-    decision = run(*make(4), n_labels=4, quotas={'plan': 0.5})
-    assert from_dict(SelectionSettings, decision.settings) == SelectionSettings(n_labels=4, quotas={'plan': 0.5})
+    options = {'first_method': 'lcmd', 'n_labels': 4, 'quotas': {'plan': 0.5}}
+    assert from_dict(SelectionSettings, run(*make(4), **options).settings) == SelectionSettings(**options)
 
 
 @settings(deadline=None, max_examples=15)
