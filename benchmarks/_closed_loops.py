@@ -35,6 +35,7 @@ BATCH = 10
 #: Replicas for each temperature, and atoms that move together.
 N_REPLICAS, BATCH_ATOMS = 2, 256
 PLAIN = '300 K'  #: random frames of plain dynamics of the teacher
+PLAIN_BATCH = 4 * BATCH  #: of these, more are labelled in a round: how many it takes is what is asked
 
 
 class Learner(Protocol):
@@ -136,7 +137,7 @@ def run_loop(learner: Learner, system: System, strategy: str, seed: int, n_round
     """Start from rattled copies of the parent, the same for all strategies; explore, choose, label, train, and again.
 
     With the strategy ``300 K`` nothing is explored: frames are drawn from dynamics of the teacher at that temperature,
-    and all are trained on.
+    four times as many, and all are trained on.
     """
     rng = np.random.default_rng([seed, 2])
     start = [system.parent.copy() for _ in range(N_START)]
@@ -153,7 +154,8 @@ def run_loop(learner: Learner, system: System, strategy: str, seed: int, n_round
             break
         expected: dict[str, float] = {}
         if strategy == PLAIN:
-            frames = Configurations.from_atoms(plain[iteration * BATCH : (iteration + 1) * BATCH], role='train')
+            drawn = plain[iteration * PLAIN_BATCH : (iteration + 1) * PLAIN_BATCH]
+            frames = Configurations.from_atoms(drawn, role='train')
         else:
             selection = SelectionSettings(method=strategy, n_labels=BATCH)
             frames, expected = next_frames(learner, system, dataset, selection, seed, iteration)

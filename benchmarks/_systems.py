@@ -28,6 +28,8 @@ from aiida_mlipal.science.label_checks import LabelChecks, check_labels
 from aiida_mlipal.science.label_log import read_labels
 from aiida_mlipal.science.label_settings import LabelSettings, calculator_class
 
+#: Steps of plain dynamics, and between two frames: enough for six rounds.
+PLAIN_STEPS, PLAIN_STRIDE = 3600, 10
 #: u, in dynamics of the teacher: what is visited at a temperature does not depend on masses, and steps can be longer.
 HYDROGEN_MASS = 4.0
 
@@ -122,7 +124,7 @@ def butane(quick: bool) -> System:
         test=_test_set(
             {'torsion': scans, '600 K': teacher_dynamics(parent, teacher, 600.0, 1.5, n_steps, 20, seed=1)}, teacher
         ),
-        plain=teacher_dynamics(parent, teacher, 300.0, 1.5, n_steps, 10, seed=2),
+        plain=teacher_dynamics(parent, teacher, 300.0, 1.5, PLAIN_STEPS, PLAIN_STRIDE, seed=2),
     )
 
 
@@ -188,7 +190,7 @@ def copper(quick: bool) -> System:
         exploration={'temperatures': [300.0, 900.0, 1800.0, 3000.0], 'n_steps': 120, 'stride': 6, 'time_step': 4.0},
         cutoff=4.0,
         test=_test_set(groups, teacher),
-        plain=teacher_dynamics(parent, teacher, 300.0, 4.0, 3 * n_steps, 10, seed=4),
+        plain=teacher_dynamics(parent, teacher, 300.0, 4.0, PLAIN_STEPS, PLAIN_STRIDE, seed=4),
     )
 
 

@@ -19,12 +19,13 @@ the seeds, in pairs. The closing figures are medians over seeds and systems of r
 strategy.
 
 Levels of the pools are fixed below: they came from runs of random picks alone, with seeds not used here. Closed
-loops have none that somebody chose. All arms have the same budget, and two of them are compared at the lowest error
-that both reach within it, as `launch --control` compares: the level at which the arm that does worse ends. So a saving
-up to the whole budget over the first labels can be seen, and a loss as well. The aim of a third of the labels
-(a ratio of 3) was fixed before. In an arm that explores, all labels count, those of its random stream included, on
-which nobody trains; random frames of plain dynamics of the teacher (`300 K`) are all trained on. Where plain dynamics
-end above the level of default and random picks, the figure is a bound: its budget over what the default needed.
+loops have none that somebody chose. All arms that explore have the same budget, and two of them are compared at the
+lowest error that both reach within it, as `launch --control` compares: the level at which the arm that does worse ends.
+So a saving up to the whole budget over the first labels can be seen, and a loss as well. The aim of a third of the
+labels (a ratio of 3) was fixed before. In an arm that explores, all labels count, those of its random stream included,
+on which nobody trains; random frames of plain dynamics of the teacher (`300 K`) are all trained on, and four times as
+many are labelled. Where these end above the level of default and random picks all the same, the figure is a bound: all
+of them over what the default needed.
 """
 
 from __future__ import annotations
@@ -62,8 +63,6 @@ LEVELS = {'si': (0.145, 0.29, 0.20), 'li': (0.0165, 0.031, 0.018)}
 #: The budget of a closed loop: rounds after the first training.
 ROUNDS = {'butane': 6, 'copper': 6, 'copper_mace': 4}
 QUICK_ROUNDS = 3
-#: The first of the seeds, for MACE.
-N_MACE_SEEDS = 3
 #: What `--quick` compares.
 QUICK = ('random', DEFAULT, 'top_uncertainty')
 #: The arms of closed loops, the most wanted first. All frames of a loop have the same size, so that a strategy that
@@ -111,9 +110,8 @@ def run(arguments: argparse.Namespace) -> Runs:
     for name in arguments.only:
         known = STRATEGIES if name in POOLS else LOOP_ARMS if name in LOOPS else MACE_ARMS
         wanted = [way for way in known if arguments.strategies is None or way in (*arguments.strategies, PLAIN)]
-        seeds = arguments.seeds[:N_MACE_SEEDS] if name in MACE_LOOPS else arguments.seeds
         done = runs.setdefault(name, {})
-        work += [(name, way, seed) for way in wanted for seed in seeds if str(seed) not in done.get(way, {})]
+        work += [(name, way, seed) for way in wanted for seed in arguments.seeds if str(seed) not in done.get(way, {})]
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context('spawn')) as pool:
         tasks = {pool.submit(one, *item, arguments.data, arguments.quick): item for item in work}
         for task in as_completed(tasks):
