@@ -58,7 +58,10 @@ def _missing() -> dict[str, Any] | None:
     """Return the refusal if the package is not installed."""
     if find_spec(PACKAGE) is not None:
         return None
-    install = 'pip install cuequivariance-torch cuequivariance-ops-torch-cu12'
+    import torch
+
+    cuda = (torch.version.cuda or '12').partition('.')[0]
+    install = f'pip install cuequivariance-torch cuequivariance-ops-torch-cu{cuda}'
     return _refusal(f'the Python package {PACKAGE} is missing: `{install}`')
 
 
