@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -134,12 +135,12 @@ class RunnerCalculation(CalcJob):
         """Raise ``ValueError`` if ``settings`` are not those of this calculation."""
         from_dict(cls._SETTINGS, settings)
 
+    @abstractmethod
     def write_inputs(self, folder: Path) -> None:
         """Write the files that the runner reads into ``folder``.
 
         They are copies of what the input nodes hold and stay out of the provenance's repository.
         """
-        raise NotImplementedError
 
     def prepare_for_submission(self, folder: Folder) -> CalcInfo:
         """Write the archive, the settings and the inputs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,9 +54,9 @@ class RunnerParser(Parser):
             error = f'{type(exception).__name__}: {exception}'
             return self.exit_codes.ERROR_INVALID_OUTPUT.format(error=error)
 
+    @abstractmethod
     def parse_result(self, result: dict[str, Any]) -> ExitCode | None:
         """Attach the outputs with ``self.out``; ``result`` is the content of ``result.json``."""
-        raise NotImplementedError
 
     def path(self, name: str) -> Path:
         """Return the path of a file of ``_RETRIEVE_TEMPORARY``."""

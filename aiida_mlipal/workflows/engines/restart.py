@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from aiida_mlipal.workflows.engines.outputs import NODE_FAILURE, OUT_OF_MEMORY, 
 __all__ = ('RestartEngine', 'jobs_of', 'more_memory', 'more_time')
 
 
-class RestartEngine:
+class RestartEngine(ABC):
     """Base of engines whose tasks are a ``BaseRestartWorkChain`` each.
 
     A subclass names its :attr:`plugin` and :attr:`required` inputs and writes ``build``, ``level_of_theory``,
@@ -65,9 +66,9 @@ class RestartEngine:
         """Return ``True``: most codes can."""
         return True
 
+    @abstractmethod
     def level_of_theory(self, inputs: Inputs) -> dict[str, Any]:
-        """Return the readable level of theory; of each subclass."""
-        raise NotImplementedError
+        """Return the readable level of theory."""
 
     def alone(self, task: str, task_inputs: Inputs, inputs: Inputs) -> dict[str, Any]:
         """Return ``task_inputs``, which are all there is."""

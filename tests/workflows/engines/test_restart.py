@@ -24,6 +24,11 @@ POTENTIAL = {'epsilon': 0.0104, 'sigma': 3.4, 'cutoff': 9.0}
 OPTIONS = {'resources': {'num_machines': 1, 'num_mpiprocs_per_machine': 1}, 'withmpi': False}
 
 
+class Engine(RestartEngine):
+    def level_of_theory(self, inputs):
+        return {'code': 'none'}
+
+
 @pytest.fixture
 def argon_installed(tmp_path, monkeypatch):
     """Make Python find the example as if it were a package that somebody has installed."""
@@ -103,7 +108,7 @@ def test_what_the_scheduler_says_is_retried(aiida_localhost):
     limits = {'max_wallclock_seconds': 600, 'max_memory_kb': 1000}
 
     def retry(*statuses, attempt=1, options=limits):
-        return RestartEngine().retry(_ended(aiida_localhost, *statuses), attempt, {}, {}, options)
+        return Engine().retry(_ended(aiida_localhost, *statuses), attempt, {}, {}, options)
 
     assert retry(300, 120).options == {'max_wallclock_seconds': 1200}
     assert retry(110).options == {'max_memory_kb': 2000}
@@ -119,5 +124,5 @@ def test_what_the_scheduler_says_is_retried(aiida_localhost):
 def test_the_result_is_what_the_last_job_left(aiida_localhost):
     process = _ended(aiida_localhost, 300, 0)
     last = max(process.called, key=lambda job: job.pk)
-    assert RestartEngine().result(process).pk == last.outputs.retrieved.pk
-    assert RestartEngine().result(_ended(aiida_localhost)) is None
+    assert Engine().result(process).pk == last.outputs.retrieved.pk
+    assert Engine().result(_ended(aiida_localhost)) is None
