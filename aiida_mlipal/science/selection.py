@@ -72,6 +72,8 @@ def _pick(
         forbidden = [f'{quota.kind} `{quota.bucket[row]}`' for quota, names in full if quota.bucket[row] in names]
         if forbidden:
             text = f'It is worth a label, but its quota was spent: {", ".join(forbidden)}.'
+        elif method == 'random':
+            text = f'It is worth a label, but {len(picks.order)} others were drawn.'
         else:
             text = f'It is worth a label, but `{method}` preferred {len(picks.order)} others.'
         sheet.close(int(rows[row]), 'candidate', text)
