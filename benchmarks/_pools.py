@@ -18,14 +18,18 @@ CUTOFFS = {'si': 5.0, 'li': 5.5}
 N_HIDDEN = 512
 
 
-def load_pool(folder: Path, name: str) -> tuple[Basis, Frames]:
-    """Return all frames of one of the public sets, with labels and features that are the same for all runs."""
-    atoms: list[Any] = []
-    for part in ('training', 'test'):
-        path = folder / f'mlearn-{name}-{part}.extxyz'
+def files(folder: Path, name: str) -> list[Path]:
+    """Return the files of one of the public sets; exit if one is missing."""
+    paths = [folder / f'mlearn-{name}-{part}.extxyz' for part in ('training', 'test')]
+    for path in paths:
         if not path.exists():
             sys.exit(f'{path} is missing: make it from the public data (see --help), or say where it is with --data.')
-        atoms += read(path, ':')
+    return paths
+
+
+def load_pool(folder: Path, name: str) -> tuple[Basis, Frames]:
+    """Return all frames of one of the public sets, with labels and features that are the same for all runs."""
+    atoms: list[Any] = [item for path in files(folder, name) for item in read(path, ':')]
     basis = Basis(sorted({int(number) for item in atoms for number in item.numbers}), CUTOFFS[name], N_HIDDEN, seed=0)
     basis.scale_to(atoms[::4])
     frames = described(basis, atoms, [item.info['group'] for item in atoms])

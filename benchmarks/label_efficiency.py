@@ -47,7 +47,7 @@ import numpy as np
 from _closed_loops import PLAIN, run_loop
 from _label_runs import METRICS, Curve
 from _mace_learner import MaceLearner
-from _pools import SIZES, load_pool, run_pool
+from _pools import SIZES, files, load_pool, run_pool
 from _scratch_profile import machine
 from _surrogate_learner import Describer, SurrogateLearner
 from _systems import SYSTEMS
@@ -268,6 +268,8 @@ def main() -> None:
     arguments.only = arguments.only or (systems[:-1] if arguments.quick else systems)
     if arguments.quick:
         arguments.seeds, arguments.strategies = arguments.seeds[:2], QUICK
+    for name in sorted(set(arguments.only) & set(POOLS)):
+        files(arguments.data, name)  # missing ones are told before hours have passed
     arguments.figures.mkdir(parents=True, exist_ok=True)
     arguments.results = arguments.results or arguments.figures / f'runs{"_quick" if arguments.quick else ""}.json'
     runs = run(arguments)
