@@ -103,7 +103,8 @@ def time_decision(n: int) -> dict[str, float]:
     del descriptors
     start = time.perf_counter()
     decision = decide(
-        pool, evaluation, reference, settings=SelectionSettings(n_labels=N_PICKS), seed=1, iteration=1,
+        pool, evaluation, reference, seed=1, iteration=1,
+        settings=SelectionSettings(first_method='max_det', n_labels=N_PICKS),
         thresholds=Thresholds(0.1, 2.0), calibrated=evaluation.max_forces_std,
     )  # fmt: skip
     seconds = time.perf_counter() - start

@@ -46,7 +46,8 @@ reference = np.float64(np.float32(rng.normal(size=(300, width))))
 found = {}
 for method in sys.argv[1:]:
     decision = decide(
-        pool, evaluation, reference, settings=SelectionSettings(method=method, n_labels=60), seed=3, iteration=1,
+        pool, evaluation, reference, seed=3, iteration=1,
+        settings=SelectionSettings(method=method, first_method=method, n_labels=60),
         thresholds=Thresholds(0.05, 5.0), calibrated=1.7 * evaluation.max_forces_std,
         costs=rng.choice([1.0, 3.0], n),
     )

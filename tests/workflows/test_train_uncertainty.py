@@ -54,7 +54,7 @@ def test_training_evaluation_calibration_and_selection(python_code, kind):
         stream.with_columns(role=np.full(4, 'candidate')),
         evaluation.evaluation,
         np.zeros((0, evaluation.evaluation.descriptors.shape[1])),
-        settings=SelectionSettings(method='top_uncertainty', n_labels=3),
+        settings=SelectionSettings(first_method='top_uncertainty', n_labels=3),
         thresholds=None,
         seed=1,
         iteration=1,
