@@ -200,13 +200,20 @@ def _shared(inputs: Inputs) -> dict[str, orm.Data]:
 
 
 def _prepared(frames: ConfigurationsData, inputs: Inputs) -> dict[str, orm.Data]:
-    """Return what ``prepare_pw_inputs`` has made of these frames, by link label; it is run if it has not been yet."""
+    """Return what ``prepare_pw_inputs`` has made of these frames, by link label; it is run if it has not been yet.
+
+    A node with an exit status is still receiving its outputs, maybe from another worker, until it is sealed.
+    """
     wanted = {'frames': frames.pk, **{name: node.pk for name, node in _shared(inputs).items()}}
     query = orm.QueryBuilder().append(orm.Node, filters={'id': frames.pk}, tag='frames')
     query.append(
         orm.CalcFunctionNode,
         with_incoming='frames',
-        filters={'attributes.process_label': prepare_pw_inputs.__name__, 'attributes.exit_status': 0},
+        filters={
+            'attributes.process_label': prepare_pw_inputs.__name__,
+            'attributes.exit_status': 0,
+            f'attributes.{orm.ProcessNode.SEALED_KEY}': True,
+        },
     )
     for made in query.all(flat=True):
         links = made.base.links.get_incoming(link_type=LinkType.INPUT_CALC).all()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from aiida import orm
 from aiida.common.folders import SandboxFolder
+from aiida.common.links import LinkType
 from aiida.engine import run_get_node
 from aiida.engine.utils import instantiate_process
 from aiida.manage import get_manager
@@ -169,6 +170,25 @@ def test_structures_keep_the_order_of_atoms_and_carry_u_as_a_card(iron_inputs):
         'hubbard.projectors: (absent) -> ortho-atomic',
     ]
     assert engine.describe(with_u).get_dict() == engine.level_of_theory(with_u)
+
+
+def test_inputs_that_another_worker_is_making_are_not_taken_for_complete(iron_inputs):
+    """AiiDA sets the exit status of a calculation before it attaches its outputs, one by one, and then seals it."""
+    frames = ConfigurationsData(_iron([2.0, 2.0])).store()
+    half = orm.CalcFunctionNode()
+    half.set_process_label('prepare_pw_inputs')
+    given = {name: iron_inputs[name] for name in ('parameters', 'kpoints_distance', 'kpoints_offset')}
+    for label, node in {'frames': frames, **given, **iron_inputs['pseudos']}.items():
+        half.base.links.add_incoming(node.store(), LinkType.INPUT_CALC, label)
+    half.store()
+    half.set_exit_status(0)
+    engine = load_engine('quantumespresso')
+    task = engine.tasks(frames, iron_inputs)['frame_00000'].inputs
+    made = engine.alone('frame_00000', task, iron_inputs)
+    assert {node.creator.process_label for node in made.values()} == {'prepare_pw_inputs'}
+    assert {node.creator.pk for node in made.values()} != {half.pk}
+    again = engine.alone('frame_00000', task, iron_inputs)
+    assert {name: node.pk for name, node in again.items()} == {name: node.pk for name, node in made.items()}
 
 
 def _started(process: Any, inputs: dict[str, Any]) -> tuple[dict[str, str], str]:
