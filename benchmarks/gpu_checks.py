@@ -19,7 +19,6 @@ import os
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 from _jobs import finished, kill, new_folder, start, wait_for
-from _scratch_profile import machine
+from _parts import run_parts
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from exploration_throughput import random_model, silicon
@@ -306,25 +305,11 @@ PARTS: Final[dict[str, Callable[[str], None]]] = {
 def main() -> None:
     """Check and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; all if none is given')
+    parser.add_argument('parts', nargs='*', metavar='PART', help=f'of {", ".join(PARTS)}; all if none is given')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda', help='`cpu` to try the script')
     arguments = parser.parse_args()
-    warnings.simplefilter('ignore')
-    failed = []
-    for name in arguments.parts or PARTS:
-        begin = time.monotonic()
-        try:
-            PARTS[name](arguments.device)
-        except Exception:
-            failed.append(name)
-            print(f'FAILED {name}\n{traceback.format_exc()}', flush=True)
-        print(f'{name}: {time.monotonic() - begin:.0f} s', flush=True)
-    import torch
-
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
-    print(f'{machine()}; {card}, torch {torch.__version__}, numpy {np.__version__}, seed {SEED}')
-    if failed:
-        sys.exit(f'failed: {failed}')
+    print(f'numpy {np.__version__}, seed {SEED}')
+    run_parts({name: partial(PARTS[name], arguments.device) for name in arguments.parts or PARTS})
 
 
 if __name__ == '__main__':

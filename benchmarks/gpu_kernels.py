@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-import traceback
-import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 from _jobs import finished, new_folder, start
-from _scratch_profile import machine
+from _parts import run_parts
 from exploration_throughput import random_model, silicon
 from training_overhead import dataset
 
@@ -86,25 +84,13 @@ def main() -> None:
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda', help='`cpu` to try the script')
     parser.add_argument('--quick', action='store_true', help='one narrow model, small batches')
     arguments = parser.parse_args()
-    warnings.simplefilter('ignore')
-    import torch
-
-    failed = []
-    for channels, max_l in ((4, 0),) if arguments.quick else ((16, 0), (128, 0), (128, 1)):
-        try:
-            inference(arguments.device, channels, max_l, [1, 2] if arguments.quick else [8, 128])
-        except Exception:
-            failed.append(f'{channels} channels, L={max_l}')
-            print(f'FAILED {failed[-1]}\n{traceback.format_exc()}', flush=True)
-    try:
-        training(arguments.device)
-    except Exception:
-        failed.append('training')
-        print(f'FAILED training\n{traceback.format_exc()}', flush=True)
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
-    print(f'{machine()}; {card}, torch {torch.__version__}, seed 0')
-    if failed:
-        sys.exit(f'failed: {failed}')
+    widths = ((4, 0),) if arguments.quick else ((16, 0), (128, 0), (128, 1))
+    n_cells = [1, 2] if arguments.quick else [8, 128]
+    parts = {
+        f'{width} channels, L={order}': partial(inference, arguments.device, width, order, n_cells)
+        for width, order in widths
+    }
+    run_parts({**parts, 'training': partial(training, arguments.device)})
 
 
 if __name__ == '__main__':

@@ -13,14 +13,13 @@ import argparse
 import subprocess
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from _jobs import finish, finished, new_folder, start
-from _scratch_profile import machine
+from _parts import run_parts
 from exploration_throughput import random_model, silicon
 from training_overhead import dataset
 
@@ -56,7 +55,7 @@ def room(gib: float, device: str) -> Iterator[None]:
 
 
 def training(device: str, quick: bool) -> None:
-    """A training that has to halve its batch, twice or more."""
+    """A training that has to halve its batch, once or more."""
     folder = new_folder()
     frames = {'dataset': dataset(16 if quick else 288, 1)}
     settings = {
@@ -143,19 +142,8 @@ def main() -> None:
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda', help='`cpu` to try the script')
     parser.add_argument('--quick', action='store_true', help='small, for which there is room')
     arguments = parser.parse_args()
-    warnings.simplefilter('ignore')
-    failed = []
-    for part in (exploration, training, no_room):
-        begin = time.monotonic()
-        try:
-            part(arguments.device, arguments.quick)
-        except Exception:
-            failed.append(part.__name__)
-            print(f'FAILED {part.__name__}\n{traceback.format_exc()}', flush=True)
-        print(f'{part.__name__}: {time.monotonic() - begin:.0f} s', flush=True)
-    print(machine())
-    if failed:
-        sys.exit(f'failed: {failed}')
+    parts = (exploration, training, no_room)
+    run_parts({part.__name__: partial(part, arguments.device, arguments.quick) for part in parts})
 
 
 if __name__ == '__main__':
