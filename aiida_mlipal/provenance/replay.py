@@ -74,7 +74,7 @@ def replay(node: SelectionData, changes: Mapping[str, Any], seed: int | None = N
     inputs = {name: inputs[name] for name in inputs if isinstance(inputs[name], orm.Data)}
     given = stored.settings or asdict(from_dict(SelectionSettings, inputs['selection'].get_dict()))
     settings = from_dict(SelectionSettings, {**given, **changes})
-    costs = _costs(creator, inputs) if settings.needs_costs else None
+    costs = _costs(creator, inputs) if settings.cost_method else None
     decision = choose_frames(
         {**inputs, 'seed': orm.Int(inputs['seed'].value if seed is None else seed)}, settings, costs
     )

@@ -25,8 +25,8 @@ __all__ = ('decide',)
 
 def _require_uncertainty(uncertain: bool, settings: SelectionSettings, thresholds: Thresholds | None) -> None:
     """Refuse a model without uncertainty with a method or a trust window that need one."""
-    if not uncertain and (settings.needs_committee or thresholds is not None):
-        what = f'the method `{settings.needs_committee}`' if settings.needs_committee else 'a trust window'
+    if not uncertain and (settings.committee_method or thresholds is not None):
+        what = f'the method `{settings.committee_method}`' if settings.committee_method else 'a trust window'
         raise ValueError(
             f'{what} ranks frames by the spread of a committee or the uncertainty of a model, but the pool was '
             'evaluated with a committee of 1 that has none: train 2 or more members (4 for a calibrated spread) or one '
@@ -140,9 +140,9 @@ def decide(
     """
     if thresholds is not None and calibrated is None:
         raise ValueError('a trust window needs `calibrated`, the force errors to expect of the frames of the pool.')
-    if settings.needs_costs and costs is None:
+    if settings.cost_method and costs is None:
         raise ValueError(
-            f'the method `{settings.needs_costs}` needs `costs`, the core seconds to expect of each label.'
+            f'the method `{settings.cost_method}` needs `costs`, the core seconds to expect of each label.'
         )
     if max_labels is not None:
         check_integer('max_labels', max_labels, at_least=0)

@@ -78,12 +78,12 @@ class SelectionSettings:
         return round(self.random_picks * self.n_labels)
 
     @property
-    def needs_committee(self) -> str:
+    def committee_method(self) -> str:
         """The method that ranks by the spread of a committee; empty if none does."""
         return self._first_of(NEED_UNCERTAINTY)
 
     @property
-    def needs_costs(self) -> str:
+    def cost_method(self) -> str:
         """The method that ranks by what a label will cost; empty if none does."""
         return self._first_of(NEED_COST)
 

@@ -328,7 +328,7 @@ class ActiveLearningWorkChain(CampaignBuilderMixin, WorkChain):
 
     def _label_costs(self, pool: ConfigurationsData) -> dict[str, orm.Data]:
         """Return the costs to expect of the labels of a pool, for a selection that looks at them."""
-        if not from_dict(SelectionSettings, self.inputs.selection.get_dict()).needs_costs:
+        if not from_dict(SelectionSettings, self.inputs.selection.get_dict()).cost_method:
             return {}
         return {'costs': predict_label_costs(pool=pool, dataset=self.ctx.dataset, **self.ctx.costs)}
 

@@ -163,7 +163,7 @@ def _single_model_problems(selection: Mapping[str, Any], convergence: Mapping[st
         '`uncertainty: llpr` or `heads`'
     )
     problems = []
-    method = from_dict(SelectionSettings, selection).needs_committee
+    method = from_dict(SelectionSettings, selection).committee_method
     if method:
         problems.append(
             f'`n_members` of the training is 1, but the selection method `{method}` ranks by the '
